@@ -1,0 +1,73 @@
+# The targets below are how the project is driven; `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+UV_VERSION := 0.13.9
+TORCH := torch==2.13.0
+
+# A GPU is there if its driver answers.
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+LOCK := requirements/$(if $(GPU),gpu,cpu).txt
+STAMP := $(VENV)/.installed-$(basename $(notdir $(LOCK)))
+# torch comes first, by its exact pin: its CPU build has an index of its own (or a folder, where pip is told of one).
+TORCH_INDEX ?= $(if $(GPU)$(PIP_FIND_LINKS),,--extra-index-url https://download.pytorch.org/whl/cpu)
+
+ARGS ?=
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo convert train merge serve evaluate test unit e2e lint format lock clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  ARGS="..." passes overrides on, e.g. make train ARGS="+experiment=demo lora.rank=8"'
+
+install: $(STAMP)  ## make .venv from the lock file (CPU or GPU, whichever is here)
+
+$(STAMP): $(LOCK)
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or set PYTHON="; exit 1; }
+	@echo "installing $(LOCK) into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip --disable-pip-version-check install --no-deps $(TORCH_INDEX) $(TORCH) uv==$(UV_VERSION) 2>&1 \
+	  | grep --line-buffered -v 'is ignored: it is neither'
+	@$(VENV)/bin/uv pip install --python $(PY) --no-deps -r $(LOCK)
+	@$(PY) -c 'import torch, vllm, deepspeed' 2>/dev/null || { $(PY) -c 'import torch, vllm, deepspeed'; exit 1; }
+	@touch $@
+
+demo: install  ## the whole path on the embedded model: convert, train, merge, serve, evaluate; ends with a table
+	@$(PY) convert.py +experiment=demo resume=true
+	@$(PY) train.py +experiment=demo resume=true
+	@$(PY) merge.py +experiment=demo resume=true
+	@$(PY) evaluate.py +experiment=demo resume=true
+	@echo "The run is in outputs/demo/main. Talk to its model: make serve ARGS='+experiment=demo'"
+
+convert train merge serve evaluate: install  ## one step, with ARGS="..."
+	@$(PY) $@.py $(ARGS)
+
+test: install  ## all tests, unit and end to end
+	@$(PY) -m pytest -q
+
+unit: install  ## the tests that need no server
+	@$(PY) -m pytest -q -m "not e2e and not gpu"
+
+e2e: install  ## the tests with real vLLM
+	@$(PY) -m pytest -q -m e2e
+
+lint: install  ## format, style, types and import floors
+	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
+
+format: install  ## rewrite the code in the house format
+	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+COMPILE = ../$(VENV)/bin/uv pip compile ../pyproject.toml -p 3.11 -q --upgrade --no-header --no-annotate \
+	--python-platform x86_64-unknown-linux-gnu --extra demo --extra dev
+
+# Only the CPU lock may look where torch's CPU build lies: from that build's needs the CUDA libraries are missing.
+lock: install  ## renew both lock files
+	@cd requirements && UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(COMPILE) $(subst --extra-index-url,--index,$(TORCH_INDEX)) \
+	  --extra serve-cpu --override overrides-cpu.txt -o cpu.txt > /dev/null && sed -i 's/+cpu$$//' cpu.txt
+	@cd requirements && $(COMPILE) --extra serve-gpu --override overrides-gpu.txt -o gpu.txt > /dev/null
+	@wc -l requirements/cpu.txt requirements/gpu.txt
+
+clean:  ## remove the runs, not the environment
+	rm -rf outputs multirun
