@@ -1,0 +1,250 @@
+"""The format-free middle of the project: every source parses into a Dialogue, every format writes from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Json = Any  # what json.loads returns: None, bool, int, float, str, list, dict
+
+JSON_TYPES = ("string", "integer", "number", "boolean", "array", "object")
+
+
+def json_type(value: Json) -> str:
+    """JSON-schema type name of a value; "string" for null, which carries no type of its own."""
+    for kind, name in ((bool, "boolean"), (int, "integer"), (float, "number"), (list, "array"), (dict, "object")):
+        if isinstance(value, kind):
+            return name
+    return "string"
+
+
+def same_json(left: Json, right: Json) -> bool:
+    """Whether two JSON values mean the same argument.
+
+    2 equals 2.0 but no boolean; strings are compared without outer blanks; lists are ordered, objects are not.
+    """
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, str) and isinstance(right, str):
+        return left.strip() == right.strip()
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same_json, left, right))
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same_json(left[key], right[key]) for key in left)
+    return bool(left == right)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function on offer. `parameters` is a JSON schema: {"type": "object", "properties": {}, "required": []}."""
+
+    name: str
+    description: str
+    parameters: dict[str, Json]
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or "\n" in self.name:
+            raise ValueError(f"tool name {self.name!r} is empty or holds a line break")
+        if self.parameters.get("type") != "object" or not isinstance(self.parameters.get("properties"), dict):
+            raise ValueError(f"tool '{self.name}': parameters must be a JSON schema of type object with properties")
+        if not all(isinstance(schema, dict) for schema in self.properties.values()):
+            raise ValueError(f"tool '{self.name}': a property is no JSON schema: {self.properties}")
+        if not isinstance(self.required, list) or not all(isinstance(name, str) for name in self.required):
+            raise ValueError(f"tool '{self.name}': 'required' is no list of parameter names: {self.required}")
+        unknown = set(self.required) - set(self.properties)
+        if unknown:
+            raise ValueError(f"tool '{self.name}': required parameters {sorted(unknown)} are not among its properties")
+
+    @property
+    def properties(self) -> dict[str, dict[str, Json]]:
+        properties: dict[str, dict[str, Json]] = self.parameters["properties"]
+        return properties
+
+    @property
+    def required(self) -> list[str]:
+        required: list[str] = self.parameters.get("required", [])
+        return required
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a tool, with its arguments as JSON values by parameter name."""
+
+    name: str
+    arguments: dict[str, Json]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A call, what the tool returned as text, and what was said before the call ("" for nothing)."""
+
+    call: Call
+    observation: str
+    thought: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A user's query, the steps taken for it (none for plain chat), and the final answer."""
+
+    query: str
+    steps: tuple[Step, ...]
+    answer: str
+
+    def __post_init__(self) -> None:
+        if not self.answer.strip():
+            raise ValueError(f"the turn for query {self.query[:60]!r} has no answer")
+
+
+@dataclass(frozen=True)
+class Role:
+    """An agent's persona as AgentFabric's configuration page holds it."""
+
+    name: str = ""
+    description: str = ""
+    instruction: str | tuple[str, ...] = ""
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation with an agent. `family` groups dialogues by the kind of tools they are about ("" if unknown)."""
+
+    id: str
+    tools: tuple[Tool, ...]
+    turns: tuple[Turn, ...]
+    instruction: str | Role = ""
+    knowledge: str = ""
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise ValueError(f"dialogue '{self.id}' has no turns")
+        offered = [tool.name for tool in self.tools]
+        if len(set(offered)) != len(offered):
+            raise ValueError(f"dialogue '{self.id}' offers a tool twice: {offered}")
+        for call in self.calls:
+            if call.name not in offered:
+                raise ValueError(
+                    f"dialogue '{self.id}': call to '{call.name}', which is not among the tools offered: {offered}"
+                )
+
+    @property
+    def calls(self) -> list[Call]:
+        return [step.call for turn in self.turns for step in turn.steps]
+
+
+def to_json(dialogue: Dialogue) -> dict[str, Json]:
+    """The dialogue as JSON values; `from_json` is its inverse."""
+    return asdict(dialogue)
+
+
+def from_json(row: Mapping[str, Json]) -> Dialogue:
+    """The dialogue that `to_json` wrote. Raises ValueError naming what is missing."""
+    try:
+        turns = tuple(
+            Turn(
+                query=turn["query"],
+                steps=tuple(
+                    Step(Call(s["call"]["name"], s["call"]["arguments"]), s["observation"], s["thought"])
+                    for s in turn["steps"]
+                ),
+                answer=turn["answer"],
+            )
+            for turn in row["turns"]
+        )
+        tools = tuple(Tool(t["name"], t["description"], t["parameters"]) for t in row["tools"])
+        return Dialogue(row["id"], tools, turns, _persona(row["instruction"]), row["knowledge"], row["family"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a dialogue ({type(error).__name__}: {error})") from error
+
+
+def _persona(value: Json) -> str | Role:
+    if isinstance(value, str):
+        return value
+    functions = value["instruction"]
+    return Role(value["name"], value["description"], functions if isinstance(functions, str) else tuple(functions))
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a reply and the weight of its tokens in the loss."""
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request a client would send (`messages`) and the reply we want; `turn` and `step` count from 0."""
+
+    dialogue: str
+    turn: int
+    step: int
+    source: str
+    messages: tuple[Message, ...]
+    reply: tuple[Span, ...]
+
+    @property
+    def reply_text(self) -> str:
+        return "".join(span.text for span in self.reply)
+
+    def to_line(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @staticmethod
+    def from_line(line: str) -> Exchange:
+        """The exchange that `to_line` wrote. Raises ValueError naming what is wrong with the line."""
+        try:
+            row = json.loads(line)
+            return Exchange(
+                dialogue=row["dialogue"],
+                turn=row["turn"],
+                step=row["step"],
+                source=row["source"],
+                messages=tuple(Message(m["role"], m["content"]) for m in row["messages"]),
+                reply=tuple(Span(s["text"], float(s["weight"])) for s in row["reply"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an exchange ({type(error).__name__}: {error})") from error
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered to one request; not `stopped` means that it ran into the bound on tokens."""
+
+    text: str
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A call as a model wrote it. `arguments` is None where `text` is not a JSON object, even by json5's rules."""
+
+    name: str
+    text: str
+    arguments: dict[str, Json] | None
+    observation: str
+
+    def makes(self, call: Call) -> bool:
+        return self.name == call.name and self.arguments is not None and same_json(self.arguments, call.arguments)
+
+
+@dataclass(frozen=True)
+class Played:
+    """One turn as a client ran it. `answer` is the reply without a call that ended it, None if none did."""
+
+    replies: tuple[Reply, ...]
+    attempts: tuple[Attempt, ...]
+    answer: str | None
+
+    @property
+    def ended(self) -> bool:
+        return self.answer is not None
