@@ -1,0 +1,1 @@
+"""Where Dialogues come from: one module a source."""
