@@ -1,0 +1,129 @@
+"""Base models and tokenizers from a hub, a folder or an installed package; the LoRA adapter on top."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig, PreTrainedTokenizerBase
+
+from fabrictune.log import logger
+
+PROBE = "a reply"
+
+
+def local_folder(source: str, id: str, file: str | None, dtype: str) -> Path:
+    """The folder with the model in transformers' own layout, fetched or unpacked once and kept in the cache.
+
+    Raises FileNotFoundError if the folder or package is not there, ConnectionError if the hub cannot be reached.
+    """
+    if source == "folder":
+        folder = Path(id).expanduser()
+        if not (folder / "config.json").exists():
+            raise FileNotFoundError(f"model.id={id}: no model folder (config.json is missing)")
+        return folder
+    if source == "hub":
+        return _from_hub(id)
+    return _from_package(id, file, dtype)
+
+
+def load(folder: Path, dtype: str, attention: str) -> torch.nn.Module:
+    """The causal language model in the folder, in eval mode. `attention` is transformers' attn_implementation."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=attention)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder. Raises ValueError if it has no chat template, which every prompt needs."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{folder}: its tokenizer has no chat template; choose a chat (Instruct) model")
+    return tokenizer
+
+
+def reply_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the token that ends an assistant's message, read off the chat template itself."""
+    question = {"role": "user", "content": "a question"}
+    asked = tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
+    answered = tokenizer.apply_chat_template([question, {"role": "assistant", "content": PROBE}], tokenize=False)
+    tail = answered.removeprefix(asked).removeprefix(PROBE)
+    if len(tail) in (0, len(answered)):
+        raise ValueError("the chat template does not end an assistant's message with a token of its own")
+    return tokenizer(tail, add_special_tokens=False)["input_ids"][0]
+
+
+def attach(base: torch.nn.Module, rank: int, alpha: float, dropout: float, seed: int) -> PeftModel:
+    """The base with a LoRA adapter on every linear layer but the head; only the adapter is trainable.
+
+    The adapter is float32 on a base of any dtype, as peft has it: in bfloat16 without a float32 master copy it saves
+    5 % of a step and trains worse (docs/log.md).
+    """
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(base, config)
+
+
+def save_chat_settings(folder: Path, tokenizer: PreTrainedTokenizerBase, base: Path) -> None:
+    """Writes tokenizer, chat template and a generation config whose end tokens really end a chat reply."""
+    tokenizer.save_pretrained(folder)
+    known = GenerationConfig.from_pretrained(base) if (base / "generation_config.json").exists() else GenerationConfig()
+    ends = known.eos_token_id if isinstance(known.eos_token_id, list) else [known.eos_token_id]
+    first = [reply_end(tokenizer), tokenizer.eos_token_id]
+    known.eos_token_id = list(dict.fromkeys(i for i in [*first, *ends] if i is not None))
+    known.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    known.save_pretrained(folder)
+
+
+def _cache(name: str) -> Path:
+    root = os.environ.get("FABRICTUNE_CACHE", "~/.cache/fabrictune")
+    return Path(root).expanduser() / "models" / name
+
+
+def _from_hub(id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(id, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ConnectionError(
+            f"model.id={id}: the hub gave no such model ({type(error).__name__}); log in or go online, or put the "
+            f"model's files into a folder and use model=folder model.id=FOLDER"
+        ) from error
+    return Path(found)
+
+
+def _from_package(package: str, file: str | None, dtype: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"model.id={package}: no such package is installed; run `make install`")
+    weights = Path(spec.submodule_search_locations[0]) / str(file)
+    if not weights.exists():
+        raise FileNotFoundError(f"model.file={file}: not in the package {package} at {weights.parent}")
+    folder = _cache(f"{package}-{weights.stem}-{dtype}")
+    if not folder.exists():
+        logger.info("unpacking %s to %s (once)", weights.name, folder)
+        _unpack_gguf(weights, folder, dtype)
+    return folder
+
+
+def _unpack_gguf(weights: Path, folder: Path, dtype: str) -> None:
+    """Writes the GGUF file as a transformers folder, dequantised: packed weights can be neither tuned nor saved."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    options: dict[str, Any] = {"gguf_file": weights.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            weights.parent, dtype=getattr(torch, dtype), quantization_config=GgufConfig(dequantize=True), **options
+        )
+        model.save_pretrained(aside)
+        tokenizer = AutoTokenizer.from_pretrained(weights.parent, **options)
+        save_chat_settings(aside, tokenizer, aside)
+        aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
