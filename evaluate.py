@@ -1,0 +1,21 @@
+"""Evaluate the base and the tuned model as AgentFabric's client would meet them."""
+
+import hydra
+from omegaconf import DictConfig
+
+from fabrictune.config import typed
+from fabrictune.log import errors_in_one_sentence
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(composed: DictConfig) -> None:
+    config = typed(composed)
+    with errors_in_one_sentence():
+        # After typed(): it imports heavy libraries, and a typo should be answered at once.
+        from fabrictune.evaluation import evaluate
+
+        evaluate(config)
+
+
+if __name__ == "__main__":
+    main()

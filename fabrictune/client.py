@@ -1,0 +1,192 @@
+"""AgentFabric's April 2024 client: the loop of requests for one user message, and the tools that it runs.
+
+The strings are `protocol`'s. `ask` is how a request gets its reply: `asker` speaks to an OpenAI-compatible endpoint, a
+test answers from a recording.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import json5
+import openai
+from openai.types.chat import ChatCompletion
+
+from fabrictune import protocol
+from fabrictune.dialogue import Attempt, Json, Message, Played, Reply, Role, Tool, Turn
+
+Ask = Callable[[dict[str, Json]], Awaitable[Reply]]
+RunTool = Callable[[str, str], str]  # (name, arguments as written) -> observation
+
+# json5 is written in Python and takes 0.1 s for this many characters; arguments beyond it are no arguments.
+ARGUMENT_CHARACTERS = 10_000
+NO_DATA = '{"error": "no data for these arguments"}'
+
+
+async def play_turn(
+    ask: Ask,
+    model: str,
+    tools: Sequence[Tool],
+    instruction: str | Role,
+    knowledge: str,
+    history: Sequence[Message],
+    query: str,
+    run_tool: RunTool,
+) -> Played:
+    """The turn as the client runs it: ask, run the call found, ask again, until a reply has none or 10 were asked."""
+    messages = protocol.opening(tools, instruction, knowledge, history, query)
+    replies: list[Reply] = []
+    attempts: list[Attempt] = []
+    while len(replies) < protocol.MAX_CALLS:
+        reply = await ask(protocol.request(model, messages))
+        replies.append(reply)
+        found = protocol.find_last_call(reply.text)
+        if found is None:
+            return Played(tuple(replies), tuple(attempts), reply.text)
+        name, arguments, output = found
+        observation = run_tool(name, arguments)
+        attempts.append(Attempt(name, arguments, _object_or_none(arguments), observation))
+        messages[-1] = Message("user", messages[-1].content + protocol.trace(output, observation))
+    return Played(tuple(replies), tuple(attempts), None)
+
+
+def transcript(played: Played) -> str:
+    """What the client's user sees of the turn, and what its history keeps as the assistant's message."""
+    shown = zip(played.replies, played.attempts, strict=False)
+    calls = "".join(reply.text + protocol.result(attempt.observation) for reply, attempt in shown)
+    return calls + (played.answer or "")
+
+
+def parse_arguments(text: str) -> Json:
+    """The arguments as the client reads them, by json5 and leniently about line breaks inside strings.
+
+    Raises ValueError where it can read nothing.
+    """
+    if len(text) > ARGUMENT_CHARACTERS:
+        raise ValueError(f"{len(text)} characters of arguments, more than the {ARGUMENT_CHARACTERS} that are read")
+    try:
+        return _loads(text)
+    except ValueError:
+        return _loads(text.replace("\r", "\\r").replace("\n", "\\n"))
+
+
+def _loads(text: str) -> Json:
+    try:
+        return json.loads(text)  # all JSON is JSON5, and json reads it a hundred times faster
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return json5.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _object_or_none(text: str) -> dict[str, Json] | None:
+    try:
+        value = parse_arguments(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def recorded_tools(tools: Sequence[Tool], turn: Turn) -> RunTool:
+    """Tools that answer from the record of a turn.
+
+    A call that the record holds gets its observation (the first one not given yet). An unknown tool, arguments that
+    cannot be read and a missing parameter fail as they do in the client; any other call is told that there is no data.
+    """
+    required = {tool.name: tool.required for tool in tools}
+    waiting = list(turn.steps)
+
+    def run(name: str, text: str) -> str:
+        attempt = Attempt(name, text, _object_or_none(text), "")
+        step = next((step for step in [*waiting, *reversed(turn.steps)] if attempt.makes(step.call)), None)
+        if step is None:
+            return _unrecorded(required, name, text)
+        if step in waiting:
+            waiting.remove(step)
+        return step.observation
+
+    return run
+
+
+def _unrecorded(required: dict[str, list[str]], name: str, text: str) -> str:
+    """The observation of a call that no record holds; what the client raises becomes its failure text."""
+    try:
+        needed = required[name]
+        arguments = parse_arguments(text)
+        for parameter in needed:
+            if parameter not in arguments:
+                raise ValueError(f"param `{parameter}` is required")
+    except (KeyError, TypeError, ValueError) as error:
+        return protocol.failure(name, text, str(error))
+    return NO_DATA
+
+
+def asker(endpoint: openai.AsyncOpenAI, max_new_tokens: int | None = None, temperature: float | None = None) -> Ask:
+    """Asks an endpoint. Raises ConnectionError where it cannot be reached, RuntimeError where it refuses.
+
+    The client itself sends neither bound nor temperature. An evaluation gives them, so that a model that never stops
+    costs a bounded time and two runs can be compared.
+    """
+    bounds: dict[str, Any] = {}
+    if max_new_tokens is not None:
+        bounds["max_tokens"] = max_new_tokens
+    if temperature is not None:
+        bounds["temperature"] = temperature
+
+    async def ask(body: dict[str, Json]) -> Reply:
+        try:
+            completion = await endpoint.chat.completions.create(**_encodable(body), **bounds)
+        except openai.OpenAIError as error:
+            if _is_too_long(error):
+                return Reply("", stopped=False)  # the trace of a model that calls and calls outgrows its context
+            raise refusal(endpoint, error) from error
+        if not isinstance(completion, ChatCompletion):
+            raise RuntimeError(f"{_address(endpoint)} did not answer as an OpenAI-compatible endpoint does")
+        choice = completion.choices[0] if completion.choices else None
+        if choice is None:
+            return Reply("", stopped=False)
+        return Reply(choice.message.content or "", stopped=choice.finish_reason == "stop")
+
+    return ask
+
+
+async def first_model(endpoint: openai.AsyncOpenAI) -> str:
+    """The name of the first model that the endpoint lists. Raises as `asker` does."""
+    try:
+        page = await endpoint.models.list()
+    except openai.OpenAIError as error:
+        raise refusal(endpoint, error) from error
+    listed = getattr(page, "data", None)
+    if not listed:
+        raise RuntimeError(f"{_address(endpoint)} lists no model; name one with eval.model_name=")
+    return str(listed[0].id)
+
+
+def refusal(endpoint: openai.AsyncOpenAI, error: openai.OpenAIError) -> Exception:
+    """The error in one sentence: a ConnectionError where the endpoint was not reached, else a RuntimeError."""
+    if isinstance(error, openai.APITimeoutError):
+        return ConnectionError(f"{_address(endpoint)} gave no answer within {endpoint.timeout} seconds")
+    if isinstance(error, openai.APIConnectionError):
+        return ConnectionError(f"{_address(endpoint)} cannot be reached ({error.__cause__ or error})")
+    return RuntimeError(f"{_address(endpoint)} refused a request: {' '.join(str(error).split())[:300]}")
+
+
+def _address(endpoint: openai.AsyncOpenAI) -> str:
+    return str(endpoint.base_url.copy_with(userinfo=b""))  # an error message is no place for a password
+
+
+def _is_too_long(error: openai.OpenAIError) -> bool:
+    return isinstance(error, openai.BadRequestError) and "context length" in str(error)
+
+
+def _encodable(body: dict[str, Json]) -> dict[str, Json]:
+    """The body with a question mark for each lone surrogate, which a model may write but UTF-8 cannot hold."""
+    messages = [
+        message | {"content": message["content"].encode("utf-8", "replace").decode("utf-8")}
+        for message in body["messages"]
+    ]
+    return body | {"messages": messages}

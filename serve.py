@@ -1,0 +1,21 @@
+"""Serve the merged model with vLLM's OpenAI-compatible server."""
+
+import hydra
+from omegaconf import DictConfig
+
+from fabrictune.config import typed
+from fabrictune.log import errors_in_one_sentence
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(composed: DictConfig) -> None:
+    config = typed(composed)
+    with errors_in_one_sentence():
+        # After typed(): it imports heavy libraries, and a typo should be answered at once.
+        from fabrictune.serving import serve
+
+        serve(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""Evaluation end to end over HTTP: only the model is replaced, by one that answers as a test says."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from fabrictune import evaluation, scoreboard, scoring
+from fabrictune.config import Config, typed
+from fabrictune.dialogue import Call, Dialogue, Role, Step, Tool, Turn, from_json, to_json
+from fabrictune.formats import agentfabric
+
+ROOT = Path(__file__).resolve().parent.parent
+WEATHER = Tool(
+    "get_weather",
+    "Look up the weather",
+    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+)
+BANK = Tool(
+    "查询余额",
+    "查询账户余额",
+    {"type": "object", "properties": {"account": {"type": "string"}}, "required": ["account"]},
+)
+
+
+def weather(number: int) -> Dialogue:
+    city = f"Town{number}"
+    first = Turn(
+        f"How is the\u2028weather in {city}?",
+        (Step(Call("get_weather", {"city": city}), f'{{"sky": "cloudy", "high": {number + 20}}}', "Let me see."),),
+        f"It is cloudy in {city}, up to {number + 20} degrees.",
+    )
+    return Dialogue(
+        f"weather-{number}", (WEATHER,), (first, Turn("Thank you!", (), "You are welcome.")), family="weather"
+    )
+
+
+def bank(number: int) -> Dialogue:
+    call = Call("查询余额", {"account": f"A{number}"})
+    turn = Turn(f"A{number}账户还有多少钱？", (Step(call, f"余额{number * 100}元"),), f"余额是{number * 100}元。")
+    return Dialogue(f"bank-{number}", (BANK, WEATHER), (turn,), Role("小助手", "帮忙查账", ("查询",)), family="bank")
+
+
+DIALOGUES = [*(weather(number) for number in range(4)), *(bank(number) for number in range(1, 4))]
+TURNS, DUE = 4 * 2 + 3, 4 + 3
+ANSWERS = {
+    json.dumps([asdict(message) for message in exchange.messages]): exchange.reply_text
+    for dialogue in DIALOGUES
+    for exchange in agentfabric.render(dialogue, "test")
+}
+Captured = pytest.CaptureFixture[str]
+Model = Callable[[dict], str | tuple[int, dict]]  # body -> text, or a status and a JSON body
+
+
+def oracle(body: dict) -> str:
+    """The expected reply; a request that training would not have shown is a KeyError, so an error of the test."""
+    return ANSWERS[json.dumps(body["messages"])]
+
+
+class Endpoint(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.model = model
+        self.bodies: list[dict] = []
+        self.url = f"http://user:secret@127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has hung up is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silence."""
+
+    def do_GET(self) -> None:
+        self.answer(200, {"object": "list", "data": [{"id": "the-model", "object": "model"}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)
+        said = self.server.model(body)
+        if isinstance(said, tuple):
+            self.answer(*said)
+            return
+        text = said.split("Observation:")[0]
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        self.answer(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+
+    def answer(self, status: int, body: dict) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Model], Endpoint]]:
+    servers: list[Endpoint] = []
+
+    def start(model: Model) -> Endpoint:
+        servers.append(Endpoint(model))
+        threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    convert = tmp_path / "default" / "main" / "convert"
+    convert.mkdir(parents=True)
+    (convert / "run.json").write_text('{"finished": "today", "settings": {}}', encoding="utf-8")
+    rows = [{"dialogue": to_json(d), "source": "test", "seen": d.family == "weather"} for d in DIALOGUES]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (convert / "test_dialogues.jsonl").write_text(text, encoding="utf-8")
+    return tmp_path / "default" / "main"
+
+
+def config_for(run: Path, url: str, *overrides: str) -> Config:
+    fixed = [f"outputs={run.parent.parent}", f"eval.url='{url}'", "eval.concurrency=4"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return typed(compose("config", [*fixed, *overrides]))
+
+
+def predictions(run: Path) -> list[dict]:
+    lines = (run / "evaluate" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def scores(run: Path) -> dict:
+    return json.loads((run / "evaluate" / "scores.json").read_text(encoding="utf-8"))["endpoint"]
+
+
+def test_a_model_that_answers_as_trained_gets_full_marks(
+    run: Path, serve: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    endpoint = serve(oracle)
+    evaluation.evaluate(config_for(run, endpoint.url))
+    for split, turns, due in (("seen", 8, 4), ("unseen", 3, 3)):
+        row = scores(run)[split]
+        assert (row["turns"], row["calls_due"], row["first_call"], row["success"]) == (turns, due, 1, 1)
+        assert not any(row["failures"].values())
+    assert scores(run)["unseen"]["families"]["bank"]["success"] == 1
+    assert len(endpoint.bodies) == TURNS + DUE
+    assert {body["model"] for body in endpoint.bodies} == {"the-model"}
+    assert all((body["temperature"], body["max_tokens"]) == (0, 192) for body in endpoint.bodies)
+    printed = capsys.readouterr().out
+    assert "all seen" in printed and "bank (unseen)" in printed and "no call made" in printed
+    assert "secret" not in (run / "evaluate" / "run.json").read_text(encoding="utf-8")
+
+
+def test_a_silent_model_makes_no_call(run: Path, serve: Callable) -> None:
+    evaluation.evaluate(config_for(run, serve(lambda body: "").url))
+    seen, unseen = scores(run)["seen"], scores(run)["unseen"]
+    assert (seen["failures"]["no_call"], unseen["failures"]["no_call"]) == (4, 3)
+    assert seen["failures"]["no_answer"] == 4
+    assert seen["first_call"] == seen["success"] == unseen["success"] == 0
+
+
+def test_a_model_that_repeats_its_call_is_stopped_after_ten_requests(run: Path, serve: Callable) -> None:
+    def loop(body: dict) -> str:
+        town = "Town1" if "Town1" in body["messages"][-1]["content"] else "Town0"
+        return f'Action: get_weather\nAction Input: {{"city": "{town}"}}\nObservation:'
+
+    endpoint = serve(loop)
+    evaluation.evaluate(config_for(run, endpoint.url))
+    assert len(endpoint.bodies) == 10 * TURNS
+    assert scores(run)["seen"]["failures"]["not_stopped"] == 8
+    assert scores(run)["seen"]["first_call"] == 0.5  # Town0 and Town1 of the four
+    assert scores(run)["unseen"]["failures"]["wrong_tool"] == 3
+    assert all(row["answer"] is None and len(row["replies"]) == 10 for row in predictions(run))
+
+
+def test_after_a_crash_only_the_missing_turns_are_asked_again(run: Path, serve: Callable) -> None:
+    asked = []
+
+    def dying(body: dict) -> str:
+        asked.append(body)
+        if len(asked) > 6:
+            raise RuntimeError("the connection is cut without an answer")
+        return oracle(body)
+
+    with pytest.raises(
+        ConnectionError, match=r"cannot be reached .*\n.*predictions.jsonl; go on with resume=true"
+    ) as raised:
+        evaluation.evaluate(config_for(run, serve(dying).url, "eval.concurrency=1"))
+    assert "secret" not in str(raised.value)
+    kept = predictions(run)
+    assert 0 < len(kept) < TURNS
+    with (run / "evaluate" / "predictions.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"model": "endpo')  # a write that the crash cut short
+    endpoint = serve(oracle)
+    port = endpoint.server_port
+    config = config_for(run, endpoint.url, "resume=true", "eval.concurrency=2")
+    settings = run / "evaluate" / "run.json"
+    known = json.loads(settings.read_text(encoding="utf-8"))
+    known["settings"]["models"]["endpoint"]["url"] = f"http://127.0.0.1:{port}/v1"  # it came back on another port
+    settings.write_text(json.dumps(known), encoding="utf-8")
+    evaluation.evaluate(config)
+    requests = sum(len(row["replies"]) for row in predictions(run)[len(kept) :])
+    assert len(endpoint.bodies) == requests
+    assert predictions(run)[: len(kept)] == kept
+    assert len({(row["line"], row["turn"]) for row in predictions(run)}) == len(predictions(run)) == TURNS
+    assert scores(run)["seen"]["success"] == 1
+
+
+def test_a_finished_evaluation_is_shown_again_or_refused(
+    run: Path, serve: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    endpoint = serve(oracle)
+    evaluation.evaluate(config_for(run, endpoint.url))
+    asked, table = len(endpoint.bodies), capsys.readouterr().out
+    evaluation.evaluate(config_for(run, endpoint.url, "resume=true"))
+    assert len(endpoint.bodies) == asked
+    assert capsys.readouterr().out == table
+    with pytest.raises(FileExistsError, match="overwrite=true"):
+        evaluation.evaluate(config_for(run, endpoint.url))
+
+
+def test_odd_replies_are_verdicts(run: Path, serve: Callable) -> None:
+    odd = iter(
+        [
+            'Action: get_weather\nAction Input: {"city": "\ud800"}\nObservation:',
+            "\ud800",
+            "Action: get_weather\nAction Input: " + "[" * 5000,
+            "Action:Action Input:Observation:",
+            (400, {"error": {"message": "This model's maximum context length is 10 tokens.", "code": 400}}),
+            (200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": []}),
+        ]
+    )
+    evaluation.evaluate(config_for(run, serve(lambda body: next(odd, "")).url, "eval.concurrency=1"))
+    assert len(predictions(run)) == TURNS
+    assert predictions(run)[0]["replies"][0]["text"].count("\ud800") == 1
+    assert scores(run)["seen"]["success"] < 1
+
+
+def test_an_endpoint_that_is_not_there_ends_in_one_sentence(run: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        with pytest.raises(ConnectionError, match="cannot be reached"):
+            evaluation.evaluate(config_for(run, url))
+
+
+def test_an_endpoint_that_never_answers_ends_in_one_sentence(run: Path, serve: Callable) -> None:
+    def sleeping(body: dict) -> str:
+        time.sleep(2)
+        return ""
+
+    with pytest.raises(ConnectionError, match=r"no answer within 0.1 seconds"):
+        evaluation.evaluate(config_for(run, serve(sleeping).url, "eval.timeout=0.1", "eval.model_name=m"))
+
+
+def test_a_refused_request_ends_in_one_sentence(run: Path, serve: Callable) -> None:
+    unknown = serve(lambda body: (404, {"error": {"message": "The model `m` does not exist."}}))
+    with pytest.raises(RuntimeError, match="refused a request: .*does not exist"):
+        evaluation.evaluate(config_for(run, unknown.url, "eval.model_name=m"))
+
+
+def test_what_is_missing_is_named_with_the_command_that_makes_it(run: Path) -> None:
+    config = config_for(run, "http://127.0.0.1:9/v1")
+    (run / "convert" / "test_dialogues.jsonl").write_text('{"dialogue": {}}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"test_dialogues.jsonl:1: not a test dialogue"):
+        evaluation.evaluate(config)
+    (run / "convert" / "test_dialogues.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="python convert.py name=default variant=main"):
+        evaluation.evaluate(config)
+    with pytest.raises(FileNotFoundError, match=r"test_dialogues.jsonl is missing"):
+        evaluation.evaluate(config)
+
+
+def test_a_bound_takes_dialogues_from_the_whole_file(run: Path) -> None:
+    jobs = evaluation.read_jobs(run / "convert" / "test_dialogues.jsonl", 3)
+    assert [job.dialogue.id for job in jobs if job.turn == 0] == ["weather-0", "weather-2", "bank-1"]
+    assert jobs[1].history[0].content == DIALOGUES[0].turns[0].query
+    assert from_json(to_json(jobs[0].dialogue)) == DIALOGUES[0]
+
+
+def test_every_kind_of_failure_has_a_row() -> None:
+    assert tuple(scoreboard.KIND_NAMES) == scoring.KINDS
