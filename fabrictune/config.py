@@ -70,8 +70,18 @@ class MixEntry:
 
 
 @dataclass
+class SpanWeights:
+    """Weights in the loss: of the name of the tool called, of its arguments, of an answer; a reply's end has 1."""
+
+    tool: float = MISSING
+    arguments: float = MISSING
+    answer: float = MISSING
+
+
+@dataclass
 class Data:
     format: Format = MISSING
+    weights: SpanWeights = MISSING
     mix: dict[str, MixEntry] = MISSING
     test_ratio: float = MISSING
     heldout_families: list[str] = MISSING
@@ -192,6 +202,9 @@ def _check(config: Config) -> None:
         "launcher.ranks": config.launcher.ranks,
     }
     problems = [f"{key} is {value}, but must be at least 1" for key, value in positive.items() if value < 1]
+    for key, weight in vars(config.data.weights).items():
+        if not weight >= 0:
+            problems.append(f"data.weights.{key} is {weight}, but must be at least 0")
     if not 0 <= config.data.test_ratio < 1:
         problems.append(f"data.test_ratio is {config.data.test_ratio}, but must be at least 0 and below 1")
     if config.data.heldout_max is not None and config.data.heldout_max < 0:

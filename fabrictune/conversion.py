@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 from fabrictune import dialogue as dialogues
 from fabrictune import mixture, protocol, record
 from fabrictune.config import Config, Data, Format, MixEntry, Source
-from fabrictune.dialogue import Dialogue, Exchange
+from fabrictune.dialogue import Dialogue, Exchange, Weights
 from fabrictune.formats import agentfabric, ms_agent
 from fabrictune.log import logger, progress
 from fabrictune.sources import files, synthetic
@@ -71,6 +72,11 @@ def convert(config: Config) -> None:
         train += [by_id[one.id] for one in parts.train]
         test += [by_id[one.id] for one in parts.test + parts.heldout]
         unused += parts.unused
+    if not train:
+        raise ValueError(
+            f"no dialogue is left to train on: all {len(test)} are test dialogues; lower data.test_ratio or shorten "
+            f"data.heldout_families"
+        )
     trained = {tool.name for converted in train for tool in converted.dialogue.tools}
     record.write_lines(folder / "train.jsonl", _exchange_lines(train))
     record.write_lines(folder / "test.jsonl", _exchange_lines(test))
@@ -100,6 +106,7 @@ def settings(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "mix": mix,
         "format": data.format.value,
+        "weights": vars(data.weights),
         "test_ratio": data.test_ratio,
         "heldout_families": data.heldout_families,
         "heldout_max": data.heldout_max,
@@ -109,6 +116,7 @@ def settings(config: Config) -> dict[str, Any]:
 def _read(name: str, entry: MixEntry, data: Data, seed: int, rejects: list[Reject]) -> list[Converted]:
     """The source's dialogues that can be trained on; the others join `rejects`."""
     write = WRITERS[data.format]
+    weights = Weights(**vars(data.weights))
     place = entry.path or f"generated with seed {seed}"
     rows = _rows(entry, data, seed)
     converted: list[Converted] = []
@@ -118,7 +126,7 @@ def _read(name: str, entry: MixEntry, data: Data, seed: int, rejects: list[Rejec
             dialogue = READERS.get(entry.source, ms_agent.parse)(_object(text))
             own = f"{name}/{dialogue.id or line}"
             dialogue = replace(dialogue, id=own if own not in taken else f"{own}@{line}")
-            exchanges = tuple(write(dialogue, name))
+            exchanges = tuple(write(dialogue, name, weights))
             json.dumps(dialogues.to_json(dialogue), ensure_ascii=False).encode()  # all of it can be written
         except (ValueError, RecursionError) as error:
             rejects.append(Reject(name, place, line, _reason(error), text))
@@ -154,6 +162,12 @@ def _reason(error: Exception) -> str:
     return str(error).encode(errors="backslashreplace").decode()
 
 
+def _kind(reason: str) -> str:
+    """The reason without the names and texts of its own row, so that like ones count together."""
+    general = re.sub(r"^dialogue '[^']*'(, turn \d+)?: ", "", reason)
+    return re.sub(r"'[^']*'", "'...'", general.partition(": ")[0])
+
+
 def _exchange_lines(converted: list[Converted]) -> Iterator[str]:
     return (exchange.to_line() for one in converted for exchange in one.exchanges)
 
@@ -173,7 +187,7 @@ def _write_rejects(folder: Path, rejects: list[Reject]) -> None:
 
 
 def _nothing_read(name: str, entry: MixEntry, rejects: list[Reject], folder: Path) -> str:
-    reason, count = Counter(reject.reason for reject in rejects if reject.source == name).most_common(1)[0]
+    reason, count = Counter(_kind(reject.reason) for reject in rejects if reject.source == name).most_common(1)[0]
     return (
         f"data.mix.{name}: none of the rows in {entry.path} can be read as {entry.source.value}; most often ({count} "
         f"times): {reason}; all are in {folder / 'rejects.jsonl'}"
@@ -186,7 +200,7 @@ def _statistics(
     """Counts of the conversion, as stats.json holds them."""
     both = train + test
     turns = [turn for one in both for turn in one.dialogue.turns]
-    reasons = Counter(f"{reject.source}: {reject.reason.partition(': ')[0]}" for reject in rejects)
+    reasons = Counter(f"{reject.source}: {_kind(reject.reason)}" for reject in rejects)
     return {
         "train": _counts(train),
         "test": _counts(test),

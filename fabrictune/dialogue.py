@@ -182,6 +182,15 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The weights that a format gives the spans of a reply: the name of the tool called, its arguments, an answer."""
+
+    tool: float = 1.0
+    arguments: float = 1.0
+    answer: float = 1.0
+
+
+@dataclass(frozen=True)
 class Exchange:
     """One request a client would send (`messages`) and the reply we want; `turn` and `step` count from 0."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig, PreTrainedTokenizerBase
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PreTrainedTokenizerBase,
+)
 
 from fabrictune.log import logger
 
@@ -33,7 +42,13 @@ def local_folder(source: str, id: str, file: str | None, dtype: str) -> Path:
 
 
 def load(folder: Path, dtype: str, attention: str) -> torch.nn.Module:
-    """The causal language model in the folder, in eval mode. `attention` is transformers' attn_implementation."""
+    """The causal language model in the folder, in eval mode. `attention` is transformers' attn_implementation.
+
+    Raises ValueError if transformers has no model of its type; code out of a model's folder is never run.
+    """
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"{folder}: transformers has no model type '{kind}', and its own code is not run")
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=attention)
 
 
@@ -66,7 +81,18 @@ def attach(base: torch.nn.Module, rank: int, alpha: float, dropout: float, seed:
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    return get_peft_model(base, config)
+    model = get_peft_model(base, config)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            # peft would copy every layer's input to float32; autocast brings the adapter to the base's dtype instead.
+            module.cast_input_dtype_enabled = False
+    return model
+
+
+def compute_context(model: torch.nn.Module) -> torch.autocast:
+    """The context of a forward pass: float32 adapters compute in the base's dtype."""
+    frozen = next(parameter for parameter in model.parameters() if not parameter.requires_grad)
+    return torch.autocast(frozen.device.type, frozen.dtype, enabled=frozen.dtype != torch.float32)
 
 
 def save_chat_settings(folder: Path, tokenizer: PreTrainedTokenizerBase, base: Path) -> None:

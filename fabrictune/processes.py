@@ -9,8 +9,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
+
+import psutil
 
 GRACE = 15.0  # seconds between asking a program to end and ending it
 
@@ -46,7 +48,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE
-        while _signal_group(process, 0) and time.monotonic() < deadline:
+        while _lives(process.pid) and time.monotonic() < deadline:
             process.poll()
             time.sleep(0.05)
     finally:
@@ -54,12 +56,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
-    try:
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return False
-    return True
+
+
+def _lives(group: int) -> bool:
+    """Whether a process of the group still runs; one that has ended but that nobody has waited for does not."""
+    for process in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 @contextmanager

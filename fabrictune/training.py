@@ -189,6 +189,7 @@ def arguments(config: Config, folder: Path, wandb: bool) -> TrainingArguments:
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
         logging_steps=train.logging_steps,
         logging_first_step=True,
         eval_strategy="steps",
@@ -255,13 +256,14 @@ def weighted_nll(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.T
     """(N,) weighted negative log likelihoods in nats, and (N, V) logits, computed at the N loss terms only."""
     ids = batch["input_ids"]
     dtype = next(p.dtype for p in model.parameters() if not p.requires_grad)
-    output = model(
-        input_ids=ids,
-        position_ids=batch["position_ids"],
-        use_cache=False,
-        logits_to_keep=batch["sources"],
-        blocks=attention.blocks(batch["row"], dtype, ids.device),
-    )
+    with models.compute_context(model):
+        output = model(
+            input_ids=ids,
+            position_ids=batch["position_ids"],
+            use_cache=False,
+            logits_to_keep=batch["sources"],
+            blocks=attention.blocks(batch["row"], dtype, ids.device),
+        )
     logits = output.logits[0].float()
     return cross_entropy(logits, batch["targets"], reduction="none") * batch["weights"], logits
 

@@ -137,6 +137,14 @@ def test_a_data_set_that_fits_nowhere_is_named(trained, tiny_model) -> None:
         training.training_rows(trained / "convert" / "train.jsonl", models.load_tokenizer(tiny_model), settings)
 
 
+def test_gradient_checkpointing_changes_memory_and_not_the_curve(trained, tiny_model, tmp_path) -> None:
+    shutil.copytree(trained / "convert", tmp_path / "default" / "main" / "convert")
+    training.train(config(tiny_model, tmp_path, "train.gradient_checkpointing=true", "wandb.mode=disabled"))
+    one, other = (metrics(folder / "train", "loss") for folder in (trained, tmp_path / "default" / "main"))
+    assert other == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_two_ranks_train_as_one_does(trained, tiny_model, tmp_path, launcher: str) -> None:
     shutil.copytree(trained / "convert", tmp_path / "default" / "main" / "convert")
@@ -153,6 +161,7 @@ def test_two_ranks_train_as_one_does(trained, tiny_model, tmp_path, launcher: st
     assert (tmp_path / "default" / "main" / "train" / "best" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.e2e
 def test_a_failing_rank_ends_the_run_with_its_message(trained, tiny_model, tmp_path) -> None:
     shutil.copytree(trained / "convert", tmp_path / "default" / "main" / "convert")
     words = overrides(tiny_model, tmp_path, "launcher=torchrun", "launcher.ranks=2", "data.max_length=10")

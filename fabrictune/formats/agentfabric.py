@@ -11,17 +11,19 @@ import json
 from collections.abc import Iterator
 
 from fabrictune import protocol
-from fabrictune.dialogue import Call, Dialogue, Exchange, Message, Span, Step
+from fabrictune.dialogue import Call, Dialogue, Exchange, Message, Span, Step, Weights
+
+EVEN = Weights()
 
 
-def render(dialogue: Dialogue, source: str) -> Iterator[Exchange]:
+def render(dialogue: Dialogue, source: str, weights: Weights = EVEN) -> Iterator[Exchange]:
     """The dialogue's exchanges in order. Raises ValueError where a client would read a reply otherwise than meant."""
     history: list[Message] = []
     for number, turn in enumerate(dialogue.turns):
         messages = protocol.opening(dialogue.tools, dialogue.instruction, dialogue.knowledge, history, turn.query)
         transcript = ""
         for position, step in enumerate(turn.steps):
-            reply = _call_reply(step, continues=position > 0)
+            reply = _call_reply(step, weights, continues=position > 0)
             _check_call(dialogue.id, number, reply, step.call)
             yield Exchange(dialogue.id, number, position, source, tuple(messages), reply)
             written = _written(reply)
@@ -30,14 +32,24 @@ def render(dialogue: Dialogue, source: str) -> Iterator[Exchange]:
             transcript += written + protocol.result(step.observation)
         answer = f" {turn.answer}" if turn.steps else turn.answer
         _check_answer(dialogue.id, number, answer)
-        yield Exchange(dialogue.id, number, len(turn.steps), source, tuple(messages), (Span(answer),))
+        yield Exchange(dialogue.id, number, len(turn.steps), source, tuple(messages), (Span(answer, weights.answer),))
         history += [Message("user", turn.query), Message("assistant", transcript + answer)]
 
 
-def _call_reply(step: Step, continues: bool) -> tuple[Span, ...]:
-    """The spans of a reply that calls; after `Answer:` a lead-in starts with a blank, as answers do."""
+def _call_reply(step: Step, weights: Weights, continues: bool) -> tuple[Span, ...]:
+    """The spans of a reply that calls; after `Answer:` a lead-in starts with a blank, as answers do.
+
+    A span ends before the blank that follows a colon, since tokenizers join a blank to the word behind it.
+    """
     lead = f"{' ' if continues else ''}{step.thought}\n" if step.thought else ""
-    spans = (Span(lead), Span(protocol.call_text(step.call)), Span("Observation:"))
+    name, _, arguments = protocol.call_text(step.call).partition("\n")
+    spans = (
+        Span(f"{lead}Action:"),
+        Span(name.removeprefix("Action:"), weights.tool),
+        Span("\nAction Input:"),
+        Span(arguments.removeprefix("Action Input:"), weights.arguments),
+        Span("Observation:"),
+    )
     return tuple(span for span in spans if span.text)
 
 

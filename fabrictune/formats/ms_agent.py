@@ -54,11 +54,11 @@ def parse(row: Mapping[str, Any]) -> Dialogue:
     turns = tuple(_turns(messages))
     listed = system.startswith(HEADER.split(".")[0])
     return Dialogue(
-        id=str(row.get("id", "")),
+        id=str(row.get("id") or ""),
         tools=_tools(system, [step.call for turn in turns for step in turn.steps]) if listed else (),
         turns=turns,
         instruction=instruction or (UNNAMED if listed or not system else system),
-        family=str(row.get("family", "")),
+        family=str(row.get("family") or ""),
     )
 
 
@@ -178,6 +178,8 @@ def _item_body(body: str, start: int, name: str) -> tuple[str, Json, int]:
         try:
             parameters, end = json.JSONDecoder().raw_decode(body, start + mark.end())
         except ValueError:
+            continue
+        if not isinstance(parameters, list | dict):
             continue
         tail = re.compile(r"[ .]*(Format the arguments as a JSON object\.)?").match(body, end)
         return body[start : start + mark.start()], parameters, tail.end() if tail else end

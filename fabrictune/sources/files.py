@@ -34,15 +34,15 @@ def records(path: Path) -> Iterator[tuple[int, str]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     # surrogateescape: a line that is no UTF-8 reaches its reject row whole.
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield number, line.rstrip("\n")
+                yield number, line.rstrip("\r\n")
 
 
 def _items(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        value = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no JSON ({error}); if it holds one record a line, name it .jsonl") from error
     for number, item in enumerate(value if isinstance(value, list) else [value], 1):

@@ -42,6 +42,9 @@ _CATALOGUE: dict[str, Family] = {
 }
 FAMILIES: tuple[str, ...] = tuple(_CATALOGUE)
 
+# Of an agent's tools, those under other names than usual: enough that a name has to be read from the list, and few
+# enough that a small model can also learn a tool by what it is called, as it would on one platform.
+_RENAMED_SHARE = 0.25
 _HELD_OUT_SHARE = 1 / 6
 _OPTIONAL_SHARE = 0.35
 _NUMBER_WORDS: Pair = ("two\nthree\nfour\nfive\nsix\nseven\neight\nnine", "两\n三\n四\n五\n六\n七\n八\n九")
@@ -202,6 +205,8 @@ def _offer(skill: Skill, language: str, rng: random.Random | None) -> _Offer:
     def name_of(names: str) -> str:
         return rng.choice(names.split()) if rng else names.split()[0]
 
+    if rng and rng.random() >= _RENAMED_SHARE:
+        rng = None
     names = {param.name: name_of(param.names) for param in skill.params}
     schema = {
         "type": "object",

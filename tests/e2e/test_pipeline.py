@@ -1,4 +1,4 @@
-"""The five scripts in a row, as a user types them, with real vLLM over HTTP: a tiny random model, two training steps."""
+"""The scripts in a row, as a user types them, with real vLLM over HTTP: a tiny random model, two training steps."""
 
 from __future__ import annotations
 

@@ -1,0 +1,173 @@
+"""A stage's folder is never overwritten or half-written, and every refusal names the ways out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fabrictune import record
+
+SETTINGS = {"seed": 42, "data": {"ratio": 0.1, "families": ["a", "b"]}, "path": None}
+
+
+def opened(folder: Path, settings: dict | None = None, **ways: bool) -> record.Stage:
+    given = {"overwrite": False, "resume": False} | ways
+    return record.open_stage(folder, settings or SETTINGS, **given)
+
+
+def finished(folder: Path) -> record.Stage:
+    stage = opened(folder)
+    record.write_lines(folder / "result.txt", ["precious"])
+    stage.finish(rows=3)
+    return stage
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_new_stage_says_what_makes_it_and_a_finished_one_what_came_out(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "stage"
+    stage = opened(folder)
+    begun = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert begun["settings"] == SETTINGS
+    assert begun["finished"] is None and not stage.finished
+    assert begun["versions"]["torch"] and begun["python"].startswith("3.11")
+    stage.finish(rows=3)
+    ended = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert stage.finished and ended["finished"]
+    assert ended["results"] == {"rows": 3}
+    assert ended["settings"] == SETTINGS
+
+
+def test_a_finished_folder_is_refused_with_the_ways_out_and_left_as_it_is(tmp_path: Path) -> None:
+    finished(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError) as error:
+        opened(tmp_path)
+    for word in (str(tmp_path), "a finished run", "variant=", "name=", "overwrite=true", "resume=true"):
+        assert word in str(error.value)
+    assert contents(tmp_path) == before
+
+
+def test_an_unfinished_folder_is_refused_too_where_its_stage_can_go_on(tmp_path: Path) -> None:
+    opened(tmp_path)
+    with pytest.raises(FileExistsError, match="an unfinished run.*resume=true"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_resuming_a_finished_stage_with_the_same_settings_finds_it_finished(tmp_path: Path, continues: bool) -> None:
+    finished(tmp_path)
+    before = contents(tmp_path)
+    stage = opened(tmp_path, resume=True, continues=continues)
+    assert stage.finished and stage.run["results"] == {"rows": 3}
+    assert contents(tmp_path) == before
+
+
+def test_resuming_an_unfinished_stage_keeps_what_it_left(tmp_path: Path) -> None:
+    opened(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    assert not opened(tmp_path, resume=True).finished
+    assert (tmp_path / "checkpoint").is_dir()
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_resuming_with_other_settings_names_them_and_changes_nothing(tmp_path: Path, end: bool) -> None:
+    stage = opened(tmp_path)
+    if end:
+        stage.finish()
+    before = contents(tmp_path)
+    other = {"seed": 43, "data": {"ratio": 0.2, "families": ["a", "b"]}, "path": None}
+    with pytest.raises(ValueError, match=r"data.ratio: 0.1 -> 0.2; seed: 42 -> 43") as error:
+        opened(tmp_path, other, resume=True)
+    assert "overwrite=true" in str(error.value) and "variant=" in str(error.value)
+    assert contents(tmp_path) == before
+
+
+def test_settings_are_compared_as_json_keeps_them(tmp_path: Path) -> None:
+    record.open_stage(tmp_path, {"families": ("a", "b")}, overwrite=False, resume=False)
+    record.open_stage(tmp_path, {"families": ("a", "b")}, overwrite=False, resume=True)
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_overwriting_begins_an_empty_folder(tmp_path: Path, end: bool) -> None:
+    stage = finished(tmp_path) if end else opened(tmp_path)
+    (tmp_path / "old").mkdir()
+    stage = opened(tmp_path, overwrite=True)
+    assert not stage.finished
+    assert list(contents(tmp_path)) == ["run.json"]
+
+
+def test_an_unfinished_stage_that_cannot_go_on_begins_anew_without_asking(tmp_path: Path) -> None:
+    opened(tmp_path, continues=False)
+    (tmp_path / "half.jsonl").write_text("half", encoding="utf-8")
+    stage = opened(tmp_path, {"seed": 43}, continues=False)
+    assert stage.run["settings"] == {"seed": 43}
+    assert list(contents(tmp_path)) == ["run.json"]
+
+
+def test_a_finished_stage_is_refused_even_if_it_could_not_go_on(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with pytest.raises(FileExistsError, match="a finished run"):
+        opened(tmp_path, continues=False)
+
+
+def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with record.replacing(path) as file:
+        file.write("new 你")
+        assert not path.exists()
+    assert contents(tmp_path) == {"rows.jsonl": "new 你".encode()}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(error), record.replacing(path) as file:
+        file.write("half")
+        raise error
+    assert contents(tmp_path) == {"rows.jsonl": b"old"}
+
+
+def test_lines_are_counted_and_a_source_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    assert record.write_lines(tmp_path / "a", iter(["x", "y"])) == 2
+    with pytest.raises(ZeroDivisionError):
+        record.write_lines(tmp_path / "b", (str(1 / number) for number in (1, 0)))
+    assert contents(tmp_path) == {"a": b"x\ny\n"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}}, ["b.d: 3 -> 4"]),
+        ({"a": 1}, {"b": 2}, ["a: 1 -> None", "b: None -> 2"]),
+        ({"a": [1, 2]}, {"a": [2, 1]}, ["a: [1, 2] -> [2, 1]"]),
+        ({"a": {"b": 1}}, {"a": 5}, ["a: {'b': 1} -> 5"]),
+    ],
+)
+def test_differences_name_the_keys(old: dict, new: dict, expected: list[str]) -> None:
+    assert list(record.differences(old, new)) == expected
+
+
+def test_what_a_stage_needs_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is missing; make it with: python convert.py"):
+        record.require(tmp_path / "train.jsonl", "python convert.py")
+    with pytest.raises(FileNotFoundError, match="is missing; make it with: python convert.py"):
+        record.require_finished(tmp_path, "python convert.py")
+    stage = opened(tmp_path)
+    with pytest.raises(FileNotFoundError, match="unfinished run; finish it with: python convert.py resume=true"):
+        record.require_finished(tmp_path, "python convert.py")
+    stage.finish()
+    assert record.require_finished(tmp_path, "python convert.py") == tmp_path
+
+
+def test_a_hash_changes_with_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert record.file_hash(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
