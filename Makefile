@@ -31,7 +31,7 @@ $(STAMP): $(LOCK)
 	@$(PY) -m pip --disable-pip-version-check install --no-deps $(TORCH_INDEX) $(TORCH) uv==$(UV_VERSION) 2>&1 \
 	  | grep --line-buffered -v 'is ignored: it is neither'
 	@$(VENV)/bin/uv pip install --python $(PY) --no-deps -r $(LOCK)
-	@$(PY) -c 'import torch, vllm, deepspeed' 2>/dev/null || { $(PY) -c 'import torch, vllm, deepspeed'; exit 1; }
+	@$(PY) -c 'import torch, vllm, deepspeed' >/dev/null 2>&1 || { $(PY) -c 'import torch, vllm, deepspeed'; exit 1; }
 	@touch $@
 
 demo: install  ## the whole path on the embedded model: convert, train, merge, serve, evaluate; ends with a table

@@ -150,6 +150,7 @@ def _unpack_gguf(weights: Path, folder: Path, dtype: str) -> None:
         model.save_pretrained(aside)
         tokenizer = AutoTokenizer.from_pretrained(weights.parent, **options)
         save_chat_settings(aside, tokenizer, aside)
-        aside.replace(folder)
+        if not folder.exists():  # another run may have been quicker
+            aside.replace(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

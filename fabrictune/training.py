@@ -53,6 +53,7 @@ def train(config: Config) -> None:
     if config.launcher.kind is LauncherKind.single:
         results = fit(config, converted, folder)
     else:
+        _base_folder(config)  # fetched or unpacked once, before the ranks would all do it
         results = launching.launch(
             config.launcher.kind.value, config.launcher.ranks, Path(sys.argv[0]), sys.argv[1:], folder / "result.json"
         )
@@ -66,7 +67,7 @@ def fit(config: Config, converted: Path, folder: Path) -> dict[str, Any]:
     if config.launcher.kind is LauncherKind.deepspeed and not torch.cuda.is_available():
         launching.use_no_compiler()
     checkpoint = newest_checkpoint(folder, config.launcher.kind)
-    base = models.local_folder(config.model.source.value, config.model.id, config.model.file, config.model.dtype.value)
+    base = _base_folder(config)
     tokenizer = models.load_tokenizer(base)
     rows, counts = training_rows(converted / "train.jsonl", tokenizer, config)
     test_rows, _ = training_rows(converted / "test.jsonl", tokenizer, config, config.train.eval_dialogues)
@@ -98,6 +99,11 @@ def fit(config: Config, converted: Path, folder: Path) -> dict[str, Any]:
         "eval_loss": trainer.state.best_metric,
         "seconds": sum(entry.get("train_runtime", 0) for entry in trainer.state.log_history),
     }
+
+
+def _base_folder(config: Config) -> Path:
+    model = config.model
+    return models.local_folder(model.source.value, model.id, model.file, model.dtype.value)
 
 
 def settings(config: Config, converted: Path) -> dict[str, Any]:
