@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -56,6 +57,7 @@ def errors_in_one_sentence() -> Iterator[None]:
     FABRICTUNE_TRACE=1 shows where it arose. What only we can cause (AssertionError, ...) keeps its traceback.
     """
     set_up()
+    logger.info("%s: loading the libraries", Path(sys.argv[0]).name)
     try:
         yield
     except (ValueError, OSError, RuntimeError, ImportError) as error:
