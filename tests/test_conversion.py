@@ -261,3 +261,32 @@ def test_a_killed_run_starts_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     conversion.convert(config)
     assert json.loads((written(tmp_path) / "run.json").read_text(encoding="utf-8"))["finished"]
     assert not (written(tmp_path) / "leftover.jsonl").exists()
+
+
+def test_rejects_of_one_kind_count_together_whatever_they_name(tmp_path: Path) -> None:
+    lines = [*good_lines(), *(bad(name=f"radio {number}", id=f"row {number}") for number in range(3))]
+    conversion.convert(of_file(tmp_path, lines))
+    reasons = json.loads((written(tmp_path) / "stats.json").read_text())["rejected_by_reason"]
+    assert list(reasons.values()) == [3]
+
+
+def test_data_of_held_out_families_alone_is_refused(tmp_path: Path) -> None:
+    families = sorted({record["family"] for record in GOOD})
+    with pytest.raises(ValueError, match="no dialogue is left to train on.*heldout_families"):
+        conversion.convert(of_file(tmp_path, good_lines(), f"data.heldout_families={families}".replace("'", "")))
+
+
+def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
+    lines = good_lines()
+    conversion.convert(of_file(tmp_path, [b"\xef\xbb\xbf" + lines[0], *lines[1:]]))
+    assert (written(tmp_path) / "rejects.jsonl").read_text() == ""
+
+
+def test_weights_of_names_arguments_and_answers_stand_in_the_rows(tmp_path: Path) -> None:
+    weights = "data.weights={tool: 3, arguments: 2, answer: 0.5}"
+    conversion.convert(of_file(tmp_path, good_lines(), weights))
+    found = set()
+    for row in rows(written(tmp_path) / "train.jsonl"):
+        texts = {span["text"] for span in row["reply"]}
+        found |= {("call" if "Observation:" in texts else "answer", span["weight"]) for span in row["reply"]}
+    assert found == {("call", 1.0), ("call", 2.0), ("call", 3.0), ("answer", 0.5)}
