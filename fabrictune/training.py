@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -87,7 +88,7 @@ def fit(config: Config, converted: Path, folder: Path) -> dict[str, Any]:
         train_dataset=rows,
         eval_dataset=test_rows,
         data_collator=collate,
-        callbacks=[tracking.MetricsFile(folder / "metrics.jsonl"), RowProgress(), EvaluateAtTheEnd()],
+        callbacks=[tracking.MetricsFile(folder / "metrics.jsonl"), RowProgress(), MemoryRelease(), EvaluateAtTheEnd()],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_best(trainer, folder)
@@ -341,6 +342,24 @@ class RowProgress(TrainerCallback):
 
     def on_train_end(self, *_, **__):  # type: ignore[no-untyped-def]
         self.bar.close()
+
+
+class MemoryRelease(TrainerCallback):
+    """Gives freed memory back to the system after every row.
+
+    Rows differ in length, and glibc keeps the holes between their tensors: in the demo two ranks grew from 7 to 12 GB
+    within 60 steps without this.
+    """
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None)
+        self.trim = getattr(libc, "malloc_trim", lambda _: None)  # glibc only
+
+    def on_substep_end(self, *_, **__):  # type: ignore[no-untyped-def]
+        self.trim(0)
+
+    def on_step_end(self, *_, **__):  # type: ignore[no-untyped-def]
+        self.trim(0)
 
 
 class EvaluateAtTheEnd(TrainerCallback):
