@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.e2e  # each case starts a script, and the script its libraries
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = {
     "id": "hello",
@@ -15,13 +16,14 @@ RECORD = {
 
 
 def complaint(script: str, *overrides: str) -> str:
-    """The one line that the script writes to stderr before it ends with exit code 1."""
+    """The sentence with which the script ends, exit code 1; before it there is progress and nothing else."""
     command = [sys.executable, script, *overrides]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
-    (line,) = ended.stderr.splitlines()
+    *progress, line = ended.stderr.splitlines()
     assert line.startswith("error: ")
+    assert not [other for other in progress if "error" in other.lower()]
     return line
 
 
