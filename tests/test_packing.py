@@ -101,7 +101,7 @@ def test_loss_and_lora_gradients_equal_those_of_separate_sequences(pair, made: l
         nll = cross_entropy(plain(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="none")
         total = total + (nll * torch.from_numpy(one.weights[1:])).sum()
     total.backward()
-    assert float(losses.sum()) == pytest.approx(float(total), rel=1e-5)
+    assert losses.sum().item() == pytest.approx(total.item(), rel=1e-5)
     torch.testing.assert_close(gradients(packed), gradients(plain), rtol=1e-4, atol=1e-5)
 
 
