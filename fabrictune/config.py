@@ -58,6 +58,10 @@ class Model:
     file: str | None = None
     dtype: Dtype = Dtype.bfloat16
 
+    def plain(self) -> dict[str, str | None]:
+        """The section as plain values, for the floors below and for run.json."""
+        return {"source": self.source.value, "id": self.id, "file": self.file, "dtype": self.dtype.value}
+
 
 @dataclass
 class MixEntry:

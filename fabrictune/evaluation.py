@@ -97,8 +97,7 @@ def _settings(config: Config, run: Path, tests: Path, labels: Sequence[str]) -> 
         if label == ENDPOINT:
             models[label] = {"url": _without_credentials(str(config.eval.url)), "model_name": config.eval.model_name}
         elif label == "base":
-            models[label] = {"source": config.model.source.value, "id": config.model.id, "file": config.model.file}
-            models[label]["dtype"] = config.model.dtype.value
+            models[label] = config.model.plain()
         else:
             models[label] = record.file_hash(_merge_folder(config, run) / "run.json")
     return {
@@ -169,8 +168,7 @@ def _model_folder(config: Config, label: str, run: Path) -> Path:
         return _merge_folder(config, run) / "model"
     from fabrictune import models  # it imports torch, which an evaluation of an endpoint does not need
 
-    base = config.model
-    return models.local_folder(base.source.value, base.id, base.file, base.dtype.value)
+    return models.local_folder(**config.model.plain())
 
 
 async def _play_all(

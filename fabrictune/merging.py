@@ -21,7 +21,7 @@ def merge(config: Config) -> None:
     trained = record.require_finished(root / "train", f"python train.py name={config.name} variant={config.variant}")
     adapter = record.require(trained / "best" / "adapter_model.safetensors", "python train.py overwrite=true")
     settings = {
-        "model": {key: getattr(value, "value", value) for key, value in vars(config.model).items()},
+        "model": config.model.plain(),
         "adapter": record.file_hash(adapter),
     }
     stage = record.open_stage(
@@ -30,7 +30,7 @@ def merge(config: Config) -> None:
     if stage.finished:
         logger.info("%s is finished already", stage.folder)
         return
-    base = models.local_folder(config.model.source.value, config.model.id, config.model.file, config.model.dtype.value)
+    base = models.local_folder(**config.model.plain())
     folder = stage.folder / "model"
     merge_folders(base, adapter.parent, folder, config.model.dtype.value)
     size = sum(file.stat().st_size for file in folder.iterdir())

@@ -54,7 +54,7 @@ def train(config: Config) -> None:
     if config.launcher.kind is LauncherKind.single:
         results = fit(config, converted, folder)
     else:
-        _base_folder(config)  # fetched or unpacked once, before the ranks would all do it
+        models.local_folder(**config.model.plain())  # fetched or unpacked once, before the ranks would all do it
         results = launching.launch(
             config.launcher.kind.value, config.launcher.ranks, Path(sys.argv[0]), sys.argv[1:], folder / "result.json"
         )
@@ -68,7 +68,7 @@ def fit(config: Config, converted: Path, folder: Path) -> dict[str, Any]:
     if config.launcher.kind is LauncherKind.deepspeed and not torch.cuda.is_available():
         launching.use_no_compiler()
     checkpoint = newest_checkpoint(folder, config.launcher.kind)
-    base = _base_folder(config)
+    base = models.local_folder(**config.model.plain())
     tokenizer = models.load_tokenizer(base)
     rows, counts = training_rows(converted / "train.jsonl", tokenizer, config)
     test_rows, _ = training_rows(converted / "test.jsonl", tokenizer, config, config.train.eval_dialogues)
@@ -102,17 +102,12 @@ def fit(config: Config, converted: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _base_folder(config: Config) -> Path:
-    model = config.model
-    return models.local_folder(model.source.value, model.id, model.file, model.dtype.value)
-
-
 def settings(config: Config, converted: Path) -> dict[str, Any]:
     """All that the training's result depends on."""
     data = json.loads((converted / "run.json").read_text(encoding="utf-8"))["results"]["hashes"]
     return {
         "seed": config.seed,
-        "model": {key: getattr(value, "value", value) for key, value in vars(config.model).items()},
+        "model": config.model.plain(),
         "lora": vars(config.lora),
         "train": vars(config.train),
         "launcher": {"kind": config.launcher.kind.value, "ranks": config.launcher.ranks, "zero": config.launcher.zero},
