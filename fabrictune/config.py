@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -171,6 +172,11 @@ class Config:
     eval: Eval = MISSING
     serve: Serve = MISSING
     wandb: Wandb = MISSING
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder that the steps of this run share, one folder a step."""
+        return Path(self.outputs) / self.name / self.variant
 
 
 def typed(composed: DictConfig) -> Config:

@@ -19,7 +19,7 @@ from fabrictune.log import logger, progress
 from fabrictune.sources import files, synthetic
 
 WRITERS = {Format.agentfabric: agentfabric.render}
-READERS = {Source.ms_agent: ms_agent.parse}
+READERS = {Source.ms_agent: ms_agent.parse, Source.synthetic: ms_agent.parse}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Converted:
 
 def convert(config: Config) -> None:
     """Writes train.jsonl, test.jsonl, test_dialogues.jsonl, rejects.jsonl and stats.json into the convert folder."""
-    folder = Path(config.outputs) / config.name / config.variant / "convert"
+    folder = config.run_folder / "convert"
     stage = record.open_stage(
         folder, settings(config), overwrite=config.overwrite, resume=config.resume, continues=False
     )
@@ -123,7 +123,7 @@ def _read(name: str, entry: MixEntry, data: Data, seed: int, rejects: list[Rejec
     taken: set[str] = set()
     for line, text in progress(rows, f"reading {name}", entry.count if entry.source is Source.synthetic else None):
         try:
-            dialogue = READERS.get(entry.source, ms_agent.parse)(_object(text))
+            dialogue = READERS[entry.source](_object(text))
             own = f"{name}/{dialogue.id or line}"
             dialogue = replace(dialogue, id=own if own not in taken else f"{own}@{line}")
             exchanges = tuple(write(dialogue, name, weights))

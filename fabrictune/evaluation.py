@@ -44,8 +44,7 @@ def evaluate(config: Config) -> None:
     Raises FileNotFoundError, FileExistsError or ValueError for what does not fit, ConnectionError or RuntimeError if
     an endpoint fails; what was played is kept then.
     """
-    log.set_up()
-    run = Path(config.outputs) / config.name / config.variant
+    run = config.run_folder
     made_by = f"python convert.py name={config.name} variant={config.variant}"
     tests = record.require_finished(run / "convert", made_by) / "test_dialogues.jsonl"
     labels = [ENDPOINT] if config.eval.url else config.eval.models

@@ -17,7 +17,7 @@ from fabrictune.log import logger
 
 def merge(config: Config) -> None:
     """Writes merge/model: safetensors, tokenizer with its chat template, generation config that ends a chat reply."""
-    root = Path(config.outputs) / config.name / config.variant
+    root = config.run_folder
     trained = record.require_finished(root / "train", f"python train.py name={config.name} variant={config.variant}")
     adapter = record.require(trained / "best" / "adapter_model.safetensors", "python train.py overwrite=true")
     settings = {

@@ -89,9 +89,14 @@ def attach(base: torch.nn.Module, rank: int, alpha: float, dropout: float, seed:
     return model
 
 
+def base_weight(model: torch.nn.Module) -> torch.nn.Parameter:
+    """A weight of the base under the adapter, for its dtype and device."""
+    return next(parameter for parameter in model.parameters() if not parameter.requires_grad)
+
+
 def compute_context(model: torch.nn.Module) -> torch.autocast:
     """The context of a forward pass: float32 adapters compute in the base's dtype."""
-    frozen = next(parameter for parameter in model.parameters() if not parameter.requires_grad)
+    frozen = base_weight(model)
     return torch.autocast(frozen.device.type, frozen.dtype, enabled=frozen.dtype != torch.float32)
 
 

@@ -45,6 +45,6 @@ def _model_folder(config: Config) -> Path:
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"serve.model={config.serve.model}: no model folder (config.json is missing)")
         return folder
-    folder = Path(config.outputs) / config.name / config.variant / "merge"
+    folder = config.run_folder / "merge"
     record.require_finished(folder, f"python merge.py name={config.name} variant={config.variant}")
     return folder / "model"

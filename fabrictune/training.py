@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from fabrictune import attention, launching, models, packing, record, tracking
 from fabrictune.config import Config, Dtype, LauncherKind, Train
 from fabrictune.dialogue import Exchange
 from fabrictune.encoding import Encoded, encode
-from fabrictune.log import bar, logger, progress
+from fabrictune.log import Clock, bar, logger, progress
 from fabrictune.packing import Row
 
 # What a checkpoint must hold to be continued from; a kill while saving leaves some of it missing.
@@ -39,7 +38,7 @@ def train(config: Config) -> None:
 
     With a launcher this process starts the ranks, which come through here too, and waits for them.
     """
-    root = Path(config.outputs) / config.name / config.variant
+    root = config.run_folder
     folder = root / "train"
     if launching.is_rank():
         results = fit(config, root / "convert", folder)
@@ -257,14 +256,13 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
 def weighted_nll(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """(N,) weighted negative log likelihoods in nats, and (N, V) logits, computed at the N loss terms only."""
     ids = batch["input_ids"]
-    dtype = next(p.dtype for p in model.parameters() if not p.requires_grad)
     with models.compute_context(model):
         output = model(
             input_ids=ids,
             position_ids=batch["position_ids"],
             use_cache=False,
             logits_to_keep=batch["sources"],
-            blocks=attention.blocks(batch["row"], dtype, ids.device),
+            blocks=attention.blocks(batch["row"], models.base_weight(model).dtype, ids.device),
         )
     logits = output.logits[0].float()
     return cross_entropy(logits, batch["targets"], reduction="none") * batch["weights"], logits
@@ -288,7 +286,7 @@ class PackedTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):  # type: ignore[no-untyped-def]
         """Loss and token accuracy over all supervised tokens of the test rows, each token counted once."""
         self.model.eval()
-        start = time.monotonic()
+        clock = Clock()
         sums = torch.zeros(3)
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -304,7 +302,7 @@ class PackedTrainer(Trainer):
         metrics = {
             f"{metric_key_prefix}_loss": loss,
             f"{metric_key_prefix}_token_acc": right_share,
-            f"{metric_key_prefix}_seconds": round(time.monotonic() - start, 1),
+            f"{metric_key_prefix}_seconds": round(clock.seconds(), 1),
         }
         logger.info("step %d: eval loss %.4f, token accuracy %.3f", self.state.global_step, loss, right_share)
         self.log(metrics)
