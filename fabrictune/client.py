@@ -1,4 +1,4 @@
-"""AgentFabric's April 2024 client: the loop of requests for one user message, and the tools that it runs.
+"""AgentFabric's client: the loop of requests for one user message, and the tools that it runs.
 
 The strings are `protocol`'s. `ask` is how a request gets its reply: `asker` speaks to an OpenAI-compatible endpoint, a
 test answers from a recording.
@@ -34,15 +34,18 @@ async def play_turn(
     history: Sequence[Message],
     query: str,
     run_tool: RunTool,
+    *,
+    files: Sequence[str] = (),
+    dialect: protocol.Dialect = protocol.APRIL,
 ) -> Played:
     """The turn as the client runs it: ask, run the call found, ask again, until a reply has none or 10 were asked."""
-    messages = protocol.opening(tools, instruction, knowledge, history, query)
+    messages = protocol.opening(tools, instruction, knowledge, history, query, files=files, dialect=dialect)
     replies: list[Reply] = []
     attempts: list[Attempt] = []
     while len(replies) < protocol.MAX_CALLS:
         reply = await ask(protocol.request(model, messages))
         replies.append(reply)
-        found = protocol.find_last_call(reply.text)
+        found = dialect.find_call(reply.text)
         if found is None:
             return Played(tuple(replies), tuple(attempts), reply.text)
         name, arguments, output = found

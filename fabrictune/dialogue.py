@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 Json = Any  # what json.loads returns: None, bool, int, float, str, list, dict
 
@@ -87,15 +88,29 @@ class Step:
 
 @dataclass(frozen=True)
 class Turn:
-    """A user's query, the steps taken for it (none for plain chat), and the final answer."""
+    """A user's query, the steps taken for it (none for plain chat), and the final answer.
+
+    `files` are the names of files that the user uploaded with the query. `pending` are calls whose results the record
+    does not hold (their observation is ""); such a turn ends with them and has no answer.
+    """
 
     query: str
     steps: tuple[Step, ...]
     answer: str
+    files: tuple[str, ...] = ()
+    pending: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.answer.strip():
+        if not self.answer.strip() and not self.pending:
             raise ValueError(f"the turn for query {self.query[:60]!r} has no answer")
+        if self.pending and (self.answer or any(step.observation for step in self.pending)):
+            raise ValueError(f"the turn for query {self.query[:60]!r} goes on after a call without a result")
+
+
+    @property
+    def calls(self) -> list[Call]:
+        """All calls of the turn, pending ones too."""
+        return [step.call for step in (*self.steps, *self.pending)]
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,8 @@ class Dialogue:
         offered = [tool.name for tool in self.tools]
         if len(set(offered)) != len(offered):
             raise ValueError(f"dialogue '{self.id}' offers a tool twice: {offered}")
+        if any(turn.pending for turn in self.turns[:-1]):
+            raise ValueError(f"dialogue '{self.id}' goes on after a call without a result")
         for call in self.calls:
             if call.name not in offered:
                 raise ValueError(
@@ -132,39 +149,26 @@ class Dialogue:
 
     @property
     def calls(self) -> list[Call]:
-        return [step.call for turn in self.turns for step in turn.steps]
+        return [call for turn in self.turns for call in turn.calls]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every call has its result and every query its answer, as a test dialogue needs."""
+        return not self.turns[-1].pending
 
 
 def to_json(dialogue: Dialogue) -> dict[str, Json]:
     """The dialogue as JSON values; `from_json` is its inverse."""
-    return asdict(dialogue)
+    values: dict[str, Json] = msgspec.to_builtins(dialogue)
+    return values
 
 
 def from_json(row: Mapping[str, Json]) -> Dialogue:
     """The dialogue that `to_json` wrote. Raises ValueError naming what is missing."""
     try:
-        turns = tuple(
-            Turn(
-                query=turn["query"],
-                steps=tuple(
-                    Step(Call(s["call"]["name"], s["call"]["arguments"]), s["observation"], s["thought"])
-                    for s in turn["steps"]
-                ),
-                answer=turn["answer"],
-            )
-            for turn in row["turns"]
-        )
-        tools = tuple(Tool(t["name"], t["description"], t["parameters"]) for t in row["tools"])
-        return Dialogue(row["id"], tools, turns, _persona(row["instruction"]), row["knowledge"], row["family"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a dialogue ({type(error).__name__}: {error})") from error
-
-
-def _persona(value: Json) -> str | Role:
-    if isinstance(value, str):
-        return value
-    functions = value["instruction"]
-    return Role(value["name"], value["description"], functions if isinstance(functions, str) else tuple(functions))
+        return msgspec.convert(row, Dialogue)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not a dialogue ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -206,23 +210,15 @@ class Exchange:
         return "".join(span.text for span in self.reply)
 
     def to_line(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return msgspec.json.encode(self).decode()
 
     @staticmethod
-    def from_line(line: str) -> Exchange:
+    def from_line(line: str | bytes) -> Exchange:
         """The exchange that `to_line` wrote. Raises ValueError naming what is wrong with the line."""
         try:
-            row = json.loads(line)
-            return Exchange(
-                dialogue=row["dialogue"],
-                turn=row["turn"],
-                step=row["step"],
-                source=row["source"],
-                messages=tuple(Message(m["role"], m["content"]) for m in row["messages"]),
-                reply=tuple(Span(s["text"], float(s["weight"])) for s in row["reply"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not an exchange ({type(error).__name__}: {error})") from error
+            return msgspec.json.decode(line, type=Exchange)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise ValueError(f"not an exchange ({error})") from error
 
 
 @dataclass(frozen=True)

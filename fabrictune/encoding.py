@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -27,14 +27,24 @@ def encode(exchange: Exchange, tokenizer: PreTrainedTokenizerBase, end: int) -> 
     Weight 0 on the request, whatever it repeats of earlier replies and observations; each span's own weight on its
     tokens; 1 on the end token. The reply is tokenised apart from the request, as a server continues it.
     """
-    messages = [asdict(message) for message in exchange.messages]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(prompt(exchange, tokenizer), add_special_tokens=False)["input_ids"]
     weights = [0.0] * len(ids)
     reply = tokenizer(exchange.reply_text, add_special_tokens=False, return_offsets_mapping=True)
     ids += reply["input_ids"]
     weights += _span_weights(exchange, [start for start, _ in reply["offset_mapping"]])
     return Encoded(np.array([*ids, end], np.int64), np.array([*weights, 1.0], np.float32))
+
+
+def prompt(exchange: Exchange, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The request through the chat template. A last message of the assistant's stays open: the reply goes on in it."""
+    *asked, last = exchange.messages
+    is_open = last.role == "assistant"
+    kept = asked if is_open else exchange.messages
+    messages = [{"role": message.role, "content": message.content} for message in kept]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # Templates strip an assistant's message or add thoughts to it, so none may write an open one.
+    begun = last.content if is_open else ""
+    return f"{text}{begun}"
 
 
 def _span_weights(exchange: Exchange, starts: list[int]) -> list[float]:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import openai
 
-from fabrictune import client, log, record, scoreboard, scoring, server
+from fabrictune import client, log, protocol, record, scoreboard, scoring, server
 from fabrictune.config import Config
 from fabrictune.dialogue import Dialogue, Message, Played, from_json
 from fabrictune.formats import agentfabric
@@ -36,6 +36,7 @@ class Job:
     history: tuple[Message, ...]
     source: str
     seen: bool
+    dialect: protocol.Dialect = protocol.APRIL
 
 
 def evaluate(config: Config) -> None:
@@ -48,7 +49,8 @@ def evaluate(config: Config) -> None:
     made_by = f"python convert.py name={config.name} variant={config.variant}"
     tests = record.require_finished(run / "convert", made_by) / "test_dialogues.jsonl"
     labels = [ENDPOINT] if config.eval.url else config.eval.models
-    jobs = read_jobs(record.require(tests, f"{made_by} overwrite=true"), config.eval.dialogues)
+    dialect = _dialect(run / "convert")
+    jobs = read_jobs(record.require(tests, f"{made_by} overwrite=true"), config.eval.dialogues, dialect)
     settings = _settings(config, run, tests, labels)
     stage = record.open_stage(run / "evaluate", settings, overwrite=config.overwrite, resume=config.resume)
     scores_path = stage.folder / "scores.json"
@@ -61,7 +63,19 @@ def evaluate(config: Config) -> None:
     logger.info("every reply is in %s", stage.folder / "predictions.jsonl")
 
 
-def read_jobs(path: Path, limit: int | None) -> list[Job]:
+def _dialect(converted: Path) -> protocol.Dialect:
+    """The generation of the client that the data was written for. Raises ValueError if for no client of ours."""
+    run = json.loads((converted / "run.json").read_text(encoding="utf-8"))
+    written = run["settings"]["format"]
+    if written not in protocol.DIALECTS:
+        raise ValueError(
+            f"{converted} was written with data.format={written}, for other trainers; evaluate.py plays the client of "
+            f"data.format={' or '.join(protocol.DIALECTS)}"
+        )
+    return protocol.DIALECTS[written]
+
+
+def read_jobs(path: Path, limit: int | None, dialect: protocol.Dialect = protocol.APRIL) -> list[Job]:
     """The turns of the test dialogues, or of `limit` dialogues evenly spaced over the file."""
     texts = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a string, at U+2028
     lines = [(number, text) for number, text in enumerate(texts, start=1) if text.strip()]
@@ -69,10 +83,10 @@ def read_jobs(path: Path, limit: int | None) -> list[Job]:
         raise ValueError(f"{path} holds no dialogue to test with; raise data.test_ratio and convert again")
     if limit is not None and limit < len(lines):
         lines = [lines[at * len(lines) // limit] for at in range(limit)]
-    return [job for number, text in lines for job in _jobs(path, number, text)]
+    return [job for number, text in lines for job in _jobs(path, number, text, dialect)]
 
 
-def _jobs(path: Path, number: int, text: str) -> Iterator[Job]:
+def _jobs(path: Path, number: int, text: str, dialect: protocol.Dialect) -> Iterator[Job]:
     """The turns of one dialogue, each with the history that is expected before it.
 
     A turn is scored on its own: after a wrong turn the record's later queries would make no sense to the model, and
@@ -81,10 +95,10 @@ def _jobs(path: Path, number: int, text: str) -> Iterator[Job]:
     try:
         row = json.loads(text)
         dialogue = from_json(row["dialogue"])
-        exchanges = list(agentfabric.render(dialogue, row["source"]))
+        exchanges = list(agentfabric.render(dialogue, row["source"], dialect=dialect))
         for turn, group in groupby(exchanges, key=lambda exchange: exchange.turn):
             history = next(group).messages[1:-1]
-            yield Job(number, dialogue, turn, history, row["source"], bool(row["seen"]))
+            yield Job(number, dialogue, turn, history, row["source"], bool(row["seen"]), dialect)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}:{number}: not a test dialogue ({error}); convert again") from error
 
@@ -215,7 +229,16 @@ async def _play(job: Job, ask: client.Ask, model: str) -> Played:
     dialogue, turn = job.dialogue, job.dialogue.turns[job.turn]
     run_tool = client.recorded_tools(dialogue.tools, turn)
     return await client.play_turn(
-        ask, model, dialogue.tools, dialogue.instruction, dialogue.knowledge, job.history, turn.query, run_tool
+        ask,
+        model,
+        dialogue.tools,
+        dialogue.instruction,
+        dialogue.knowledge,
+        job.history,
+        turn.query,
+        run_tool,
+        files=turn.files,
+        dialect=job.dialect,
     )
 
 

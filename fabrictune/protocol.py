@@ -1,14 +1,17 @@
-"""AgentFabric's wire protocol: ModelScope-Agent's RolePlay at its April 2024 source (0.4.0), openai-type model.
+"""AgentFabric's wire protocol: ModelScope-Agent's RolePlay, at its April 2024 source (0.4.0) and its last release.
 
-These strings are facts: the client sends them byte for byte (tests/golden/agentfabric holds recorded requests).
+These strings are facts: the clients send them byte for byte (tests/golden/agentfabric holds recorded requests).
 `formats.agentfabric` writes training data from them and `client` speaks them, so the two cannot drift apart.
 """
 
 from __future__ import annotations
 
 import json
+import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from fabrictune.dialogue import Call, Json, Message, Role, Tool
 
@@ -16,19 +19,22 @@ STOP = ("Observation:", "Observation:\n")
 MAX_CALLS = 10  # requests the client makes for one user message before it gives up
 # The client keeps int(6000 / 2 - tokens of the empty template) characters of a result in its messages.
 OBSERVATION_CHARACTERS = 2988
+RAW_OBSERVATION_CHARACTERS = 2813  # for a raw prompt to DashScope's models, which are given 5,650 instead of 6,000
+KNOWLEDGE_CHARACTERS = 4000
+CODE_INTERPRETER = "code_interpreter"  # with this tool on offer, uploaded files stand in for the knowledge
 ANSWER_MARK = "\nAnswer:"
 
 KNOWLEDGE = {
     "zh": "\n\n# 知识库\n\n{knowledge}\n\n",
     "en": "\n\n# Knowledge Base\n\n{knowledge}\n\n",
 }
-TOOLS = {
+_TOOLS = {
     "zh": (
         "\n# 工具\n\n## 你拥有如下工具：\n\n{tools}\n\n"
         "## 当你需要调用工具时，请在你的回复中穿插如下的工具调用命令，可以根据需求调用零次或多次：\n\n"
         "工具调用\nAction: 工具的名称，必须是[{names}]之一\nAction Input: 工具的输入\n"
         "Observation: <result>工具返回的结果</result>\n"
-        "Answer: 根据Observation总结本次工具调用返回的结果，如果结果中出现url，请使用如下格式展示出来：![图片](url)\n\n"
+        "Answer: 根据Observation总结本次工具调用返回的结果"
     ),
     "en": (
         "\n# Tools\n\n## You have the following tools:\n\n{tools}\n\n"
@@ -36,9 +42,16 @@ TOOLS = {
         "You can call zero or more times according to your needs:\n\n"
         "Tool Invocation\nAction: The name of the tool, must be one of [{names}]\nAction Input: Tool input\n"
         "Observation: <result>Tool returns result</result>\n"
-        "Answer: Summarize the results of this tool call based on Observation. "
-        "If the result contains url, please display it in the following format:![Image](URL)\n\n"
+        "Answer: Summarize the results of this tool call based on Observation."
     ),
+}
+TOOLS = {
+    "zh": _TOOLS["zh"] + "，如果结果中出现url，请使用如下格式展示出来：![图片](url)\n\n",
+    "en": _TOOLS["en"] + " If the result contains url, please display it in the following format:![Image](URL)\n\n",
+}
+TOOLS_V072 = {
+    "zh": _TOOLS["zh"] + "。如果结果中出现url，请严格遵循Observation中url的格式进行展示。\n\n",
+    "en": _TOOLS["en"] + "\n\n",
 }
 INSTRUCTION = {
     "zh": (
@@ -52,6 +65,7 @@ INSTRUCTION = {
 PREFIX_ROLE = {"zh": "你正在扮演{name}", "en": "You are playing as {name}"}
 PREFIX_TOOLS = {"zh": "。你可以使用工具：[{names}]", "en": ". you can use tools: [{names}]"}
 PREFIX_KNOWLEDGE = {"zh": "。请查看前面的知识库", "en": ". Please read the knowledge base at the beginning"}
+PREFIX_FILES = {"zh": '[上传文件 "{names}"]', "en": '[Upload file "{names}"]'}  # behind the parentheses of the others
 PERSONA = {
     "zh": ("你扮演AI-Agent，", "你的名字是{name}。", "\n你具有下列具体功能：", "\n下面你将开始扮演{name}"),
     "en": (
@@ -62,12 +76,67 @@ PERSONA = {
     ),
 }
 
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_CALL = re.compile(r"Action: (.+)\nAction Input: (.+)")
+_CALL_WORDS = re.compile(r"Action(?=:| Input:)")
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def find_last_call(text: str) -> Found | None:
+    """(name, arguments, output) as the April 2024 client finds them, or None where it sees no call.
+
+    The last `Action:` counts; arguments reach to `Observation:` or the end and may span lines. `output` is what goes
+    back into the messages.
+    """
+    name_at, arguments_at, end = text.rfind("Action:"), text.rfind("Action Input:"), text.rfind("Observation:")
+    if not 0 <= name_at < arguments_at:
+        return None
+    if end < arguments_at:
+        text = text.rstrip()
+        end = len(text)
+    name = text[name_at + len("Action:") : arguments_at].strip()
+    return name, text[arguments_at + len("Action Input:") : end].strip(), text[:end]
+
+
+def find_first_call(text: str) -> Found | None:
+    """(name, arguments, output) as client 0.7.2 finds them: the first call counts, arguments are one line.
+
+    Blanks around a name belong to it, so that the client knows no such tool.
+    """
+    found = _CALL.search(text)
+    return (found[1], found[2], text) if found else None
+
+
+Language = Literal["zh", "en"]
+Found = tuple[str, str, str]  # name, arguments, output
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What differs between the two generations of the client.
+
+    `tools` is the section on tools by language; a client that always `lists_tools` writes it, and the words on tools
+    before the query, even where there are none. `blank_line` says whether a call and its result stand a blank line
+    apart in the messages, with a server that cuts a reply at the stop string, as vLLM does.
+    """
+
+    name: str
+    tools: Mapping[str, str] = field(repr=False, compare=False)
+    lists_tools: bool
+    blank_line: bool
+    find_call: Callable[[str], Found | None] = field(repr=False)
+
+
+APRIL = Dialect("agentfabric", TOOLS, lists_tools=False, blank_line=False, find_call=find_last_call)
+V072 = Dialect("agentfabric_v072", TOOLS_V072, lists_tools=True, blank_line=True, find_call=find_first_call)
+DIALECTS = {dialect.name: dialect for dialect in (APRIL, V072)}
+
 
 def has_chinese(text: str) -> bool:
-    return re.search(r"[\u4e00-\u9fff]", text) is not None
+    return not text.isascii() and _CHINESE.search(text) is not None
 
 
-def language(*texts: str) -> str:
+def language(*texts: str) -> Language:
     """ "zh" if any text that goes into the client's run() (query, history, knowledge) holds a Chinese character."""
     return "zh" if any(map(has_chinese, texts)) else "en"
 
@@ -85,7 +154,7 @@ def tool_line(tool: Tool) -> str:
         },
         "required": tool.required,
     }
-    schema = json.dumps(shown, ensure_ascii=False)
+    schema = _to_json(shown)
     if has_chinese(tool.description):
         head = f"{tool.name}: {tool.name} API。{tool.description} 输入参数: {schema}"
     else:
@@ -99,45 +168,87 @@ def persona(instruction: str | Role, lang: str) -> str:
         return instruction
     opening, named, functions, closing = PERSONA[lang]
     listed = instruction.instruction
-    text = listed if isinstance(listed, str) else "；".join(listed)
+    text = listed.removesuffix("；") if isinstance(listed, str) else "；".join(listed)
     return (
         opening
         + (named.format(name=instruction.name) if instruction.name else "")
         + instruction.description
         + functions
-        + text.removesuffix("；")
+        + text
         + closing.format(name=instruction.name)
     )
 
 
-def system_text(tools: Sequence[Tool], instruction: str | Role, knowledge: str, lang: str) -> str:
-    """The system message: knowledge, tools, instruction, each section only where there is something to say."""
-    text = KNOWLEDGE[lang].format(knowledge=knowledge) if knowledge else ""
-    if tools:
-        lines = "\n\n".join(map(tool_line, tools))
-        text += TOOLS[lang].format(tools=lines, names=_names(tools))
+def system_text(
+    tools: Sequence[Tool],
+    instruction: str | Role,
+    knowledge: str,
+    lang: str,
+    *,
+    dialect: Dialect = APRIL,
+    lines: Sequence[str] | None = None,
+) -> str:
+    """The system message: knowledge (its beginning), tools, instruction; no section that has nothing to say.
+
+    `lines` are the tools' `tool_line`s, for a caller who asks for more than one text about them.
+    """
+    text = KNOWLEDGE[lang].format(knowledge=knowledge[:KNOWLEDGE_CHARACTERS]) if knowledge else ""
+    if tools or dialect.lists_tools:
+        listed = "\n\n".join(map(tool_line, tools) if lines is None else lines)
+        text += dialect.tools[lang].format(tools=listed, names=_names(tools))
     return text + INSTRUCTION[lang].format(persona=persona(instruction, lang))
 
 
-def query_prefix(tools: Sequence[Tool], instruction: str | Role, knowledge: str, lang: str) -> str:
+def query_prefix(
+    tools: Sequence[Tool],
+    instruction: str | Role,
+    knowledge: str,
+    lang: str,
+    *,
+    files: Sequence[str] = (),
+    dialect: Dialect = APRIL,
+) -> str:
     """What stands before the newest user query, "" where the client writes nothing."""
     pieces = [
         PREFIX_ROLE[lang].format(name=instruction.name) if isinstance(instruction, Role) else "",
-        PREFIX_TOOLS[lang].format(names=_names(tools)) if tools else "",
+        PREFIX_TOOLS[lang].format(names=_names(tools)) if tools or dialect.lists_tools else "",
         PREFIX_KNOWLEDGE[lang] if knowledge else "",
     ]
-    return f"({''.join(pieces)})" if any(pieces) else ""
+    prefix = f"({''.join(pieces)})" if any(pieces) else ""
+    names = ",".join(map(posixpath.basename, files))
+    return prefix + PREFIX_FILES[lang].format(names=names) if files else prefix
 
 
 def opening(
-    tools: Sequence[Tool], instruction: str | Role, knowledge: str, history: Iterable[Message], query: str
+    tools: Sequence[Tool],
+    instruction: str | Role,
+    knowledge: str,
+    history: Iterable[Message],
+    query: str,
+    *,
+    files: Sequence[str] = (),
+    lang: str | None = None,
+    dialect: Dialect = APRIL,
+    lines: Sequence[str] | None = None,
 ) -> list[Message]:
-    """The messages of the first request for a query; history alternates user and assistant, without a system."""
+    """The messages of the first request for a query; history alternates user and assistant, without a system.
+
+    `lines` are as for `system_text`.
+
+    Where `lang` is None, the language is the one that the client chooses. Its texts are the query, the whole knowledge,
+    the files' names and the history, which AgentFabric begins with the system message of the first turn: an agent
+    described in Chinese that is spoken to in English gets its first prompt in English and the later ones in Chinese.
+    """
     past = list(history)
-    lang = language(query, knowledge, *(message.content for message in past))
-    system = Message("system", system_text(tools, instruction, knowledge, lang))
-    user = Message("user", query_prefix(tools, instruction, knowledge, lang) + query)
-    return [system, *past, user]
+    is_code_run = bool(files) and any(tool.name == CODE_INTERPRETER for tool in tools)
+    shown = "" if is_code_run else knowledge
+    chosen: str = lang or language(query, knowledge, *files, *(message.content for message in past))
+    system = system_text(tools, instruction, shown, chosen, dialect=dialect, lines=lines)
+    if lang is None and past and chosen == "en" and has_chinese(system):
+        chosen = "zh"
+        system = system_text(tools, instruction, shown, chosen, dialect=dialect, lines=lines)
+    prefix = query_prefix(tools, instruction, shown, chosen, files=files, dialect=dialect)
+    return [Message("system", system), *past, Message("user", prefix + query)]
 
 
 def result(observation: str) -> str:
@@ -145,9 +256,14 @@ def result(observation: str) -> str:
     return f"\nObservation: <result>{observation}</result>{ANSWER_MARK}"
 
 
-def trace(output: str, observation: str) -> str:
-    """What one call adds to the user message: the model's text up to the call's end, then the result, cut to length."""
-    return output + result(observation[:OBSERVATION_CHARACTERS])
+def trace(output: str, observation: str, characters: int = OBSERVATION_CHARACTERS) -> str:
+    """What one call adds to the messages: the output that the client's `find_call` saw, then the result, cut."""
+    return output + result(observation[:characters])
+
+
+def raw_content(text: str) -> str:
+    """A user's or assistant's content as it stands in a raw prompt to DashScope."""
+    return text.lstrip("\n").rstrip()
 
 
 def call_text(call: Call) -> str:
@@ -156,31 +272,9 @@ def call_text(call: Call) -> str:
     The protocol's own words inside an argument get their first letter escaped, which JSON allows everywhere in a
     string; without that a parser would take them for the next call.
     """
-    arguments = json.dumps(call.arguments, ensure_ascii=False)
-    arguments = re.sub(r"Action(?=:| Input:)", r"\\u0041ction", arguments).replace("Observation:", r"\u004fbservation:")
+    arguments = _CALL_WORDS.sub(r"\\u0041ction", _to_json(call.arguments))
+    arguments = arguments.replace("Observation:", r"\u004fbservation:")
     return f"Action: {call.name}\nAction Input: {arguments}\n"
-
-
-def find_last_call(text: str) -> tuple[str, str, str] | None:
-    """(name, arguments, output) as the April 2024 client finds them, or None where it sees no call.
-
-    The last `Action:` counts; arguments reach to `Observation:` or the end and may span lines. `output` is what goes
-    back into the messages.
-    """
-    name_at, arguments_at, end = text.rfind("Action:"), text.rfind("Action Input:"), text.rfind("Observation:")
-    if not 0 <= name_at < arguments_at:
-        return None
-    if end < arguments_at:
-        text = text.rstrip()
-        end = len(text)
-    name = text[name_at + len("Action:") : arguments_at].strip()
-    return name, text[arguments_at + len("Action Input:") : end].strip(), text[:end]
-
-
-def find_first_call(text: str) -> tuple[str, str, str] | None:
-    """(name, arguments, output) as client 0.7.2 finds them: the first call counts, arguments are one line."""
-    found = re.search(r"Action: (.+)\nAction Input: (.+)", text)
-    return (found[1].strip(), found[2].strip(), text) if found else None
 
 
 def failure(name: str, arguments: str, details: str) -> str:

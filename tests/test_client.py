@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 
 import openai
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from fabrictune import client, protocol
 from fabrictune.dialogue import Call, Message, Played, Reply, Role, Step, Tool, Turn
 
-RECORDINGS = sorted((Path(__file__).parent / "golden" / "agentfabric").glob("*.json"))
+GOLDEN = Path(__file__).parent / "golden" / "agentfabric"
+RECORDINGS = [(path, protocol.APRIL) for path in sorted(GOLDEN.glob("*.json"))] + [
+    (path, protocol.V072) for path in sorted((GOLDEN / "v072").glob("*.json")) if not path.stem.startswith("raw_")
+]
 ORDER = Tool(
     "order_lookup",
     "Look up an order",
@@ -38,31 +42,45 @@ class Server:
         return Reply(min((text.split(stop)[0] for stop in body["stop"]), key=len), stopped=True)
 
 
-def play(server: Server, given: dict, model: str) -> Played:
+def play(server: Server, given: dict, model: str, dialect: protocol.Dialect = protocol.APRIL) -> Played:
     tools = [Tool(**tool) for tool in given["tools"]]
     instruction = given["instruction"]
     if isinstance(instruction, dict):
-        instruction = Role(**instruction | {"instruction": tuple(instruction["instruction"])})
+        functions = instruction["instruction"]
+        instruction = Role(
+            **instruction | {"instruction": tuple(functions) if isinstance(functions, list) else functions}
+        )
     steps = tuple(Step(Call(r["name"], r["arguments"]), r["observation"]) for r in given["results"])
     run_tool = client.recorded_tools(tools, Turn(given["query"], steps, "-"))
     history = [Message(**message) for message in given["history"]]
     return asyncio.run(
-        client.play_turn(server.ask, model, tools, instruction, given["knowledge"], history, given["query"], run_tool)
+        client.play_turn(
+            server.ask,
+            model,
+            tools,
+            instruction,
+            given["knowledge"],
+            history,
+            given["query"],
+            run_tool,
+            files=given.get("files", ()),
+            dialect=dialect,
+        )
     )
 
 
-@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
-def test_requests_and_shown_text_are_the_recorded_ones(path: Path) -> None:
+@pytest.mark.parametrize(("path", "dialect"), RECORDINGS, ids=lambda one: getattr(one, "stem", "") or one.name)
+def test_requests_and_shown_text_are_the_recorded_ones(path: Path, dialect: protocol.Dialect) -> None:
     recording = json.loads(path.read_text(encoding="utf-8"))
     server = Server(recording["script"])
-    played = play(server, recording["client"], recording["requests"][0]["model"])
+    played = play(server, recording["client"], recording["requests"][0]["model"], dialect)
     assert server.bodies == recording["requests"]
     assert client.transcript(played) == recording["final_text"]
     assert played.ended
 
 
-def test_all_eleven_recordings_are_there() -> None:
-    assert len(RECORDINGS) == 11
+def test_all_recordings_are_there() -> None:
+    assert Counter(dialect for _, dialect in RECORDINGS) == {protocol.APRIL: 11, protocol.V072: 18}
 
 
 def test_the_loop_gives_up_after_ten_requests() -> None:

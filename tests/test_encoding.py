@@ -52,6 +52,38 @@ def test_ids_are_those_of_the_chat_template_over_the_whole_conversation(tokenize
             assert whole[: len(ids)] == ids
 
 
+@pytest.mark.parametrize(
+    "begun", ["Action: a\nAnswer:", "\nSure.\nAnswer:", " 朝阳区\n\nAnswer:", "Answer: ", "\n", "Answer:\n\n"]
+)
+def test_a_reply_goes_on_in_an_open_message_of_the_assistant(tokenizer, end, begun: str) -> None:
+    asked = (Message("system", "s"), Message("user", "q"), Message("assistant", "a"), Message("user", "Answer:"))
+    exchange = Exchange("d", 0, 1, "s", (*asked, Message("assistant", begun)), (Span(" 晴。"),))
+    encoded = encode(exchange, tokenizer, end)
+    assert tokenizer.decode(encoded.ids) == (
+        "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+        f"<|im_start|>user\nAnswer:<|im_end|>\n<|im_start|>assistant\n{begun} 晴。<|im_end|>"
+    )
+    assert tokenizer.decode(encoded.ids[encoded.weights > 0]) == " 晴。<|im_end|>"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_ids_of_raw_exchanges_are_those_of_transformers_that_continues_a_message(tokenizer, end, language: str) -> None:
+    opened = 0
+    for dialogue in synthetic.generate(5, 10, (language,)):
+        for exchange in agentfabric.render(dialogue, "test", shape="raw"):
+            messages = [{"role": m.role, "content": m.content} for m in exchange.messages]
+            is_open = messages[-1]["role"] == "assistant"
+            opened += is_open
+            request = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=not is_open, continue_final_message=is_open, return_dict=False
+            )
+            encoded = encode(exchange, tokenizer, end)
+            assert encoded.ids[: len(request)].tolist() == request
+            assert tokenizer.decode(encoded.ids[len(request) :]) == exchange.reply_text + "<|im_end|>"
+            assert not encoded.weights[: len(request)].any() and encoded.weights[len(request) :].all()
+    assert opened > 5
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=5), st.sampled_from([0.0, 0.5, 2.0]))))
 def test_each_span_gives_its_own_weight_to_its_own_tokens(tokenizer, end, spans) -> None:

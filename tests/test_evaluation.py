@@ -125,7 +125,7 @@ def serve() -> Iterator[Callable[[Model], Endpoint]]:
 def run(tmp_path: Path) -> Path:
     convert = tmp_path / "default" / "main" / "convert"
     convert.mkdir(parents=True)
-    (convert / "run.json").write_text('{"finished": "today", "settings": {}}', encoding="utf-8")
+    (convert / "run.json").write_text('{"finished": "today", "settings": {"format": "agentfabric"}}', encoding="utf-8")
     rows = [{"dialogue": to_json(d), "source": "test", "seen": d.family == "weather"} for d in DIALOGUES]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (convert / "test_dialogues.jsonl").write_text(text, encoding="utf-8")
