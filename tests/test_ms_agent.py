@@ -1,11 +1,20 @@
 """ms_agent records, as rich and as uneven as the real ones, become dialogues or a reason that names the thing."""
 
+import json
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from dialogues import dialogues, plain_dialogues
+from hypothesis import given, settings
 
 from fabrictune.dialogue import Call, Dialogue, Role, Step, Tool, Turn
-from fabrictune.formats import ms_agent
+from fabrictune.formats import agentfabric, ms_agent
 from fabrictune.sources import synthetic
 
+GOLDEN = Path(__file__).parent / "golden" / "ms_agent"
 HEADER = "Answer the following questions as best you can. You have access to the following APIs:\n"
 FOOTER = """
 
@@ -19,6 +28,7 @@ Observation: the result of the action
 Thought: I now know the final answer
 Final Answer: the final answer to the original input question
 Begin!"""
+WAITING = "Action: lamp\nAction Input: {}\n"
 FINAL = "Thought: I now know the final answer\nFinal Answer: Done."
 LAMP = (
     "lamp: Call this tool to interact with the lamp API. What is the lamp API useful for? Switches a lamp. "
@@ -68,6 +78,77 @@ def schema(required: list[str], **properties: dict) -> dict:
 def test_a_rendered_dialogue_reads_back_as_itself(language: str) -> None:
     for dialogue in synthetic.generate(11, 200, (language,)):
         assert ms_agent.parse(ms_agent.render(dialogue)) == dialogue
+
+
+_LIKE_A_STEP = re.compile(r"^[ \t]*(Thought|Action|Action Input|Observation|Final Answer)", re.M)
+
+
+def _lines(text: str) -> str:
+    """The text without Windows line ends."""
+    return re.sub(r"\r+\n", "\n", text)
+
+
+def _holdable(text: str) -> str:
+    """The text as the trace can hold it in a thought or an observation."""
+    return _LIKE_A_STEP.sub("-", _lines(text)).strip()
+
+
+def _kept(dialogue: Dialogue) -> Dialogue:
+    """The dialogue without what the module says that the format does not hold."""
+    turns = []
+    for turn in dialogue.turns:
+        steps, pending = (
+            tuple(replace(s, observation=_holdable(s.observation), thought=_holdable(s.thought)) for s in group)
+            for group in (turn.steps, turn.pending)
+        )
+        answer = _lines(turn.answer).strip()
+        turns.append(replace(turn, query=_lines(turn.query), steps=steps, answer=answer, pending=pending, files=()))
+    tools = tuple(replace(tool, description=_lines(tool.description).strip()) for tool in dialogue.tools)
+    return replace(dialogue, tools=tools, turns=tuple(turns), knowledge="")
+
+
+@given(dialogues() | plain_dialogues())
+@settings(max_examples=100, deadline=None)
+def test_what_the_format_holds_reads_back_as_it_was_however_wild(dialogue: Dialogue) -> None:
+    kept = _kept(dialogue)
+    assert ms_agent.parse(json.loads(json.dumps(ms_agent.render(kept)))) == kept
+
+
+def test_a_schema_that_the_list_of_parameters_cannot_say_is_written_whole() -> None:
+    box = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    nested = schema(["b", "a"], a=box, b={"description": "no type", "name": 5}) | {"additionalProperties": False}
+    dialogue = Dialogue("d", (Tool("x", "Packs.", nested),), (Turn("Hi", (), "Hello."),), "Be brief.")
+    assert ms_agent.parse(ms_agent.render(dialogue)) == dialogue
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Thought: I now know the final answer\nFinal Answer: 42",
+        "I now know the final answer\nFinal Answer: 42",
+        "Final Answer: 42",
+        "Thought: none",
+        "Write\nAction: x\nAction Input: {}",
+    ],
+)
+def test_an_answer_in_the_words_of_the_trace_reads_back_as_an_answer(answer: str) -> None:
+    turns = Turn("Hi", (), answer), Turn("Light!", (Step(Call("lamp", {}), "on"),), answer)
+    dialogue = Dialogue("d", (LAMP_TOOL,), turns, "Be brief.")
+    assert ms_agent.parse(ms_agent.render(dialogue)) == dialogue
+
+
+def test_a_record_becomes_the_exchanges_that_its_reader_expects_by_hand() -> None:
+    row = json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
+    golden = json.loads((GOLDEN / "exchanges.json").read_text(encoding="utf-8"))
+    texts = {name: "\n".join(lines) for name, lines in golden["texts"].items()}
+    rendered = [
+        ([[message.role, message.content] for message in exchange.messages], exchange.reply_text)
+        for exchange in agentfabric.render(ms_agent.parse(row), "golden")
+    ]
+    assert rendered == [
+        ([[role, texts[name]] for role, name in exchange["messages"]], "\n".join(exchange["reply"]))
+        for exchange in golden["exchanges"]
+    ]
 
 
 def test_a_record_becomes_a_dialogue() -> None:
@@ -141,6 +222,17 @@ def test_a_tool_without_parameters_stays_a_tool_of_its_own(order: int) -> None:
         ("This API looks for smoke.", "This API looks for smoke."),
         ("What it does: e.g. 1. count, 2. sum: all", "What it does: e.g. 1. count, 2. sum: all"),
         ("Prints Parameters: in bold.", "Prints Parameters: in bold."),
+        ("Takes Parameters: [] or more.", "Takes Parameters: [] or more."),
+        (
+            "Call this tool to interact with the x API. What is the x API useful for? What is it useful for? All.",
+            ("What is it useful for? All"),
+        ),
+        ("Ask not what it is useful for? Ask.", "Ask not what it is useful for? Ask."),
+        ("What it does:\n\n1. count: all\n\n3. sum: none", "What it does:\n\n1. count: all\n\n3. sum: none"),
+        (
+            "Call this tool to interact with the x API. What is the x API useful for? It's “全角”，【括号】！.",
+            ("It's “全角”，【括号】！"),
+        ),
     ],
 )
 def test_a_description_is_the_prose_without_the_frame_around_it(prose: str, description: str) -> None:
@@ -186,6 +278,35 @@ def test_parameters_may_be_a_json_schema() -> None:
     assert tools(item, LAMP) == (Tool("x", "Counts.", schema(["n"], n={"type": "integer"})), LAMP_TOOL)
 
 
+def test_the_list_of_ms_swifts_later_prompt_says_tools_without_numbers_and_ends_no_description_for_us() -> None:
+    frame = "Call this tool to interact with the {0} API. What is the {0} API useful for?"
+    text = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+    ends = "Format the arguments as a JSON object."
+    items = [
+        f"x y: {frame.format('x y')} Counts. Parameters: {text} {ends}",
+        f"z: {frame.format('z')}  Parameters: {{}} {ends}",
+    ]
+    prompt = HEADER.replace("APIs:", "tools:\n") + "\n\n".join(items) + FOOTER.format(names="x y,z")
+    assert ms_agent.parse(record(prompt, "Hi", "Hello.")).tools == (
+        Tool("x y", "Counts.", schema(["n"], n={"type": "integer"})),
+        Tool("z", "", schema([])),
+    )
+
+
+def test_blanks_and_windows_line_ends_change_nothing() -> None:
+    plain = record(
+        system(LAMP), "Light!", "Thought: Let\nme see.\n" + called("lamp", '{"room":\n"hall"}', "on") + FINAL
+    )
+    spaced = [message | {"value": f"\n  {message['value']}\n\n"} for message in plain["conversations"]]
+    windows = [{"from": m["from"], "value": m["value"].replace("\n", "\r\n")} for m in spaced]
+    expected = ms_agent.parse(plain)
+    for conversations in (spaced, windows):
+        dialogue = ms_agent.parse(plain | {"conversations": conversations})
+        assert dialogue.tools == expected.tools
+        assert dialogue.instruction == expected.instruction
+        assert replace(dialogue.turns[0], query="Light!") == expected.turns[0]
+
+
 def test_the_names_in_the_footer_are_not_the_tools() -> None:
     messages = record(system(LAMP, names="lamp, fire_alert, radio"), "Hi", "Hello.")
     assert ms_agent.parse(messages).tools == (LAMP_TOOL,)
@@ -205,24 +326,18 @@ def test_a_type_that_is_not_given_is_read_off_the_values_of_the_calls() -> None:
 @pytest.mark.parametrize(
     ("text", "arguments"),
     [
-        ("{'on': True, 'dim': None, 'size': (1, 2)}", {"on": True, "dim": None, "size": [1, 2]}),
-        (r"{'room': 'the cook\'s \"den\"', 'steps': -2.5}", {"room": 'the cook\'s "den"', "steps": -2.5}),
-        ('{"room": "the cook\'s", "on": true, "dim": null}', {"room": "the cook's", "on": True, "dim": None}),
-        ("{'room': {'floor': [{'name': '客厅'}]}}", {"room": {"floor": [{"name": "客厅"}]}}),
-        ("{\n  \"room\":\n  \"hall\"\n}", {"room": "hall"}),
+        ("{'on': True, 'size': (1, 2)}", {"on": True, "size": [1, 2]}),
+        ('{\n  "room":\n  "hall"\n}', {"room": "hall"}),
         ("{'note': 'Action Input: no, Final Answer: no'}", {"note": "Action Input: no, Final Answer: no"}),
         ("{'code': 'a\\nObservation: b'}", {"code": "a\nObservation: b"}),
-        ("{1: 'a'}", {"1": "a"}),
-        ("{}", {}),
-        ("[]", {}),
+        ('{"code": "for x in y:\n\tprint(x)"}', {"code": "for x in y:\n\tprint(x)"}),
         ("", {}),
         ("None", {}),
     ],
-)  # fmt: skip
+)
 def test_arguments_are_read_from_python_and_from_json(text: str, arguments: dict) -> None:
     (step,) = the_turn(called("lamp", text) + FINAL).steps
     assert step.call == Call("lamp", arguments)
-    assert [type(value) for value in step.call.arguments.values()] == [type(value) for value in arguments.values()]
 
 
 def test_a_turn_may_make_several_calls_with_thoughts_between() -> None:
@@ -252,6 +367,11 @@ def test_a_turn_may_make_several_calls_with_thoughts_between() -> None:
         ("  Hello.\n\n1. Take action: now.\n", "Hello.\n\n1. Take action: now."),
         ("Thought: I now know the final answer\nFinal Answer: Hello\nyou.", "Hello\nyou."),
         ("Final Answer: Hello.", "Hello."),
+        ("I now know the final answer.\nFinal Answer: Hello.", "Hello."),
+        ("Thought: I now know the final answer. Final Answer: Hello.", "Hello."),
+        ("Thought: 我知道了\n还有\nFinal Answer: Hello.", "Hello."),
+        ("ReAct ends with a line\nFinal Answer: 42", "ReAct ends with a line\nFinal Answer: 42"),
+        ("Say Final Answer: 42 if you must.", "Say Final Answer: 42 if you must."),
     ],
 )
 def test_a_turn_may_need_no_call(value: str, answer: str) -> None:
@@ -263,9 +383,54 @@ def test_the_final_answer_may_speak_of_final_answers() -> None:
     assert turn.answer == "Done.\nNot a Final Answer: a draft.\nAction: none."
 
 
-def test_conversations_may_be_the_text_of_a_python_list() -> None:
-    plain = record(system(LAMP), 'It\'s "dark"', called("lamp", "{'room': 'cook\\'s'}") + FINAL)
-    assert ms_agent.parse(plain | {"conversations": str(plain["conversations"])}) == ms_agent.parse(plain)
+def test_text_before_the_first_call_is_its_thought_marked_or_not() -> None:
+    (step,) = the_turn("Sure!\nOne moment.\n" + called("lamp", "{}") + FINAL).steps
+    assert step == Step(Call("lamp", {}), "ok", "Sure!\nOne moment.")
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [
+        "Press Action: red, then say Final Answer: done. Thought: none.",
+        "1. Press\nAction: red\n2. wait",
+        "a page says\nFinal Answer: 7\nand ends",
+        "Observation: nested\nObservation: twice",
+    ],
+)
+def test_an_observation_may_speak_the_words_of_the_trace(observation: str) -> None:
+    turn = the_turn(called("lamp", "{}", observation) + FINAL)
+    assert [step.observation for step in turn.steps] == [observation]
+    assert turn.answer == "Done."
+
+
+@pytest.mark.parametrize("end", ["", "Observation:", "Observation: \n"])
+def test_calls_at_the_very_end_wait_for_their_results(end: str) -> None:
+    value = called("lamp", "{'room': 'hall'}", "on") + "Thought: And\nnow?\n" + WAITING + end
+    assert the_turn(value) == Turn(
+        "Light!",
+        (Step(Call("lamp", {"room": "hall"}), "on"),),
+        "",
+        pending=(Step(Call("lamp", {}), "", "And\nnow?"),),
+    )
+
+
+def test_several_calls_at_once_may_wait() -> None:
+    value = WAITING + "Thought: Both.\n" + WAITING.replace("{}", "{'room': 'hall'}")
+    waiting = Step(Call("lamp", {}), ""), Step(Call("lamp", {"room": "hall"}), "", "Both.")
+    assert the_turn(value) == Turn("Light!", (), "", pending=waiting)
+
+
+@pytest.mark.parametrize("write", [str, json.dumps, lambda value: json.dumps(value, ensure_ascii=False, indent=1)])
+def test_conversations_may_be_the_text_of_a_list_in_python_or_json(write) -> None:
+    plain = record(system(LAMP), 'It\'s "dark" 😀，\\d', called("lamp", "{'room': 'cook\\'s'}") + FINAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ms_agent.parse(plain | {"conversations": write(plain["conversations"])}) == ms_agent.parse(plain)
+
+
+def test_json_escapes_of_one_character_are_joined_in_a_python_list() -> None:
+    text = r"[{'from': 'user', 'value': '\ud83d\ude00'}, {'from': 'assistant', 'value': 'Hi'}]"
+    assert ms_agent.parse({"conversations": text}).turns == (Turn("😀", (), "Hi"),)
 
 
 @pytest.mark.parametrize(
@@ -276,12 +441,15 @@ def test_conversations_may_be_the_text_of_a_python_list() -> None:
         ({"conversations": record("", "Hi", "Hello.")["conversations"][1:]}, Role()),
         (record("", "Hi", "Hello.", instruction="Be kind."), "Be kind."),
         (record(system(LAMP), "Hi", "Hello.", instruction="Be kind."), "Be kind."),
+        (record("You are a poet.", "Hi", "Hello.", instruction="Be kind."), "You are a poet.\nBe kind."),
+        (record(f"You are a lamp.\n{system(LAMP)}\n\nBe bright.", "Hi", "Hello."), "You are a lamp.\nBe bright."),
+        (record(system(), "Hi", "Hello.", instruction=""), ""),
     ],
 )
 def test_a_system_message_that_lists_no_tools_is_the_instruction(row: dict, instruction: str | Role) -> None:
     dialogue = ms_agent.parse(row)
     assert dialogue.instruction == instruction
-    assert bool(dialogue.tools) is ("APIs" in str(row))
+    assert bool(dialogue.tools) is ("1. lamp" in str(row))
 
 
 def lit(arguments: str) -> dict:
@@ -299,48 +467,57 @@ def answered(value: str) -> dict:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"id": "r1"}, "'conversations' is NoneType"),
-        ({"conversations": []}, "'conversations' is list, not a list of messages"),
-        ({"conversations": "[1, 2"}, r"neither JSON nor a Python literal \(SyntaxError\): '\[1, 2'"),
-        ({"conversations": ["Hi"]}, "a message is no {'from', 'value'} pair"),
-        ({"conversations": [{"role": "user", "content": "Hi"}]}, r"a message is no {'from', 'value'} pair .*'from'"),
-        (record(""), "dialogue 'r1' has no turns"),
+        ({"id": "r1"}, "'conversations' is NoneType, not a list of messages"),
+        ({"conversations": []}, r"'conversations' is list, not a list of messages: \[\]"),
+        ({"conversations": "[1, 2"}, r"neither JSON nor a Python literal: '\[1, 2'"),
+        ({"conversations": ["Hi"]}, "a message is no {'from', 'value'} pair: str 'Hi'"),
+        ({"conversations": [{"role": "user", "content": "Hi"}]}, "a message is no {'from', 'value'} pair: dict {"),
+        (record(""), "no message is from a user"),
         (record("", "Hi"), "the last user message has no reply"),
-        ({"conversations": [{"from": "assistant", "value": "Hi"}]}, "message 0 is from 'assistant' where 'user' is"),
-        ({"conversations": [{"from": "user", "value": "Hi"}] * 2}, "message 1 is from 'user' where 'assistant' is"),
-        (record("", "Hi", "Hello.", instruction=["Be kind."]), "'instruction' is list, not text"),
-        (record("", "Hi", "  "), "the turn for query 'Hi' has no answer"),
-        (record(HEADER + "lamps and more", "Hi", "Hello."), "the tool list cannot be read: 'lamps and more'"),
-        (record(system(LAMP, "radio, no parameters"), "Hi", "Hello."), "cannot be read after tool 1: .*radio"),
-        (record(system("x: Does. Parameters: [{]"), "Hi", "Hello."), "tool 'x': no readable 'Parameters:' follows it"),
-        (record(system("x: Does."), "Hi", "Hello."), "tool 'x': no readable 'Parameters:' follows it"),
+        ({"conversations": [{"from": "assistant", "value": "Hi"}]}, "do not take turns: message 0 is from 'assistant'"),
+        ({"conversations": [{"from": "user", "value": "Hi"}] * 2}, "do not take turns: message 1 is from 'user'"),
+        (record("", "Hi", "Hello.", instruction=["Be kind."]), r"'instruction' is list, not text: \['Be kind.'\]"),
+        (record("", "Hi", "  "), "a reply is empty: to 'Hi'"),
+        (record(HEADER + "lamps and more", "Hi", "Hello."), "tool list cannot be read: 'lamps and more' after tool 0"),
+        (record(system(LAMP, "radio, no parameters"), "Hi", "Hello."), "cannot be read: '2. radio, .*after tool 1"),
+        (record(system("x: Does. Parameters: [{]"), "Hi", "Hello."), "a tool has no readable Parameters: 'x'"),
+        (record(system("x: Does."), "Hi", "Hello."), "a tool has no readable Parameters: 'x'"),
         (record(system(LAMP, LAMP), "Hi", "Hello."), "dialogue 'r1' offers a tool twice: .*'lamp'"),
-        (listing('[{"description": "nameless"}]'), "tool 'x': a parameter cannot be read .*'name'"),
-        (listing('["room"]'), "tool 'x': a parameter cannot be read"),
-        (listing("5"), "tool 'x': no readable 'Parameters:' follows it"),
+        (listing('[{"description": "nameless"}]'), "a parameter has no name of its own: tool 'x', .*nameless"),
+        (listing('["room"]'), "a parameter has no name of its own: tool 'x', 'room'"),
+        (listing("5"), "a tool has no readable Parameters: 'x'"),
         (listing('{"room": "text"}'), "tool 'x': parameters must be a JSON schema of type object"),
         (listing('{"type": "object", "properties": {}, "required": ["n"]}'), r"tool 'x': required parameters \['n'\]"),
         (listing('{"type": "object", "properties": {}, "required": null}'), "tool 'x': 'required' is no list"),
         (listing('{"type": "object", "properties": {"n": {}}, "required": [["n"]]}'), "tool 'x': 'required' is no"),
         (listing('{"type": "object", "properties": {"n": 5}}'), "tool 'x': a property is no JSON schema"),
         (listing('{"type": "object", "properties": {"n": "type"}}'), "tool 'x': a property is no JSON schema"),
-        (lit("hall"), r"neither JSON nor a Python literal \(ValueError\): 'hall'"),
-        (lit("{'room': open('x')}"), r"neither JSON nor a Python literal \(ValueError\)"),
-        (lit("{[]: 1}"), r"neither JSON nor a Python literal \(TypeError\): '{\[\]: 1}'"),
-        (lit("['hall']"), r"arguments are list, not an object by parameter name: \"\['hall'\]\""),
-        (lit("'hall'"), "arguments are str, not an object by parameter name"),
-        (lit("{'room': {'hall'}}"), "arguments hold what JSON cannot .*set.*'hall'"),
-        (lit("{'size': 1e999}"), "arguments hold what JSON cannot"),
-        (lit("{'size': NaN}"), "neither JSON nor a Python literal"),
+        (lit("hall"), "neither JSON nor a Python literal: 'hall'"),
+        (lit("['hall']"), r"arguments are no object by parameter name: \['hall'\]"),
+        (lit("{'room': {'hall'}}"), "a value that JSON does not hold: .*set.*'hall'"),
         (answered(called("radio", "{}") + FINAL), r"dialogue 'r1': call to 'radio', which is not among .*\['lamp'\]"),
         (record("", "Light!", called("lamp", "{}") + FINAL), "call to 'lamp', which is not among the tools offered"),
         (answered(called("lamp", "{}")), "the trace ends without a final answer"),
-        (answered(called("lamp", "{}") + "Thought: Well."), "the trace ends without a final answer: 'Thought: Well.'"),
-        (answered("Action: lamp\nAction Input: {}\n" + FINAL), "a step cannot be read: 'Action: lamp"),
-        (answered("Action: lamp\nAction Input: {}"), "a call without a result: 'Action: lamp"),
-        (answered("Sure!\n" + called("lamp", "{}") + FINAL), "a step cannot be read: 'Sure!"),
-        (answered("Action: lamp\nAction Input: {}\n" + called("lamp", "{}") + FINAL), "neither JSON nor a Python"),
-        (answered(called("lamp", "{}") + "Thought: I now know the final answer\nFinal Answer: "), "has no answer"),
+        (answered(called("lamp", "{}") + "Thought: Well."), "the trace ends without a final answer: .*Thought: Well.'"),
+        (answered(WAITING + FINAL), "a call without a result is followed by more: to 'lamp'"),
+        (answered(WAITING + called("lamp", "{}") + FINAL), "a call without a result is followed by more: to 'lamp'"),
+        (answered(WAITING + called("lamp", "{}")), "a call without a result is followed by more: to 'lamp'"),
+        (answered(WAITING + "Thought: Well."), "the trace ends without a final answer: .*Well.'"),
+        (record(system(LAMP), "Light!", WAITING, "So?", "Well."), "'r1' goes on after a call without a result"),
+        (answered("Action: lamp"), "a step cannot be read: 'Action: lamp'"),
+        (answered("Action: lamp\n" + called("lamp", "{}") + FINAL), "a step cannot be read: 'Action: lamp'"),
+        (answered("Observation: dark\n" + FINAL), "a step cannot be read: 'Observation: dark"),
+        (answered("Thought: I should wave."), "the trace ends without a final answer: 'Thought: I should wave.'"),
+        (answered("Final Answer: "), "the trace ends without a final answer: 'Final Answer:'"),
+        (answered(called("lamp", "{}") + "Thought: I now know the final answer\nFinal Answer: "), "a final answer: .*"),
+        ({"conversations": [{"from": "user", "value": None}]}, "a message is no text: dict"),
+        ({"conversations": [{"from": "user", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]}, "from 'gpt'"),
+        (record("", "Hi", "Hello.", "Still there?"), "the last user message has no reply"),
+        (record(system("x: Does.", LAMP), "Hi", "Hello."), "a tool has no readable Parameters: 'x'"),
+        (listing('[{"name": "n", "required": "perhaps"}]'), "'required' is neither True nor False: tool 'x'"),
+        (listing('[{"name": "n"}, {"name": "n"}]'), "a parameter has no name of its own: tool 'x', {'name': 'n'}"),
+        (lit("[" * 9999), r"values nested too deeply: '\[\[\["),
+        (listing("[" * 9999), "values nested too deeply: in the parameters of tool 'x'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_a_reason_that_names_it(row: dict, reason: str) -> None:

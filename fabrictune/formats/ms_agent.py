@@ -1,23 +1,28 @@
 """ModelScope's ms_agent records <-> Dialogue (iic/ms_agent, train_agent_react.jsonl).
 
-A record is {"id", "conversations": [{"from": "system" | "user" | "assistant", "value"}]}. The system message lists the
-tools, an assistant message holds a whole ReAct trace: Action, Action Input (a Python literal), Observation, ...,
-Final Answer. We read three keys more than upstream writes: `instruction` (the agent's persona), `family`, and in a
-parameter any JSON-schema key beside name, description and required.
+A record is {"id", "conversations": [{"from": "system" | "user" | "assistant", "value"}]}, the conversations as a list
+or as the text of one. The system message lists the tools, an assistant message holds a whole ReAct trace: Action,
+Action Input (a Python literal), Observation, ..., Final Answer. We read three keys more than upstream writes:
+`instruction` (the agent's persona), `family`, and in a parameter any JSON-schema key beside name, description and
+required. Text around the tool list is part of the instruction.
 
-Not held by this format: knowledge, a Role as such, empty lead-ins, and lines inside an observation that look like the
-next step of the trace.
+Read but not kept: the display name in a tool's frame, the names in `tools[...]` (the listed tools count, the two often
+differ), a thought before the final answer, and carriage returns of Windows line ends.
+Not held by this format: knowledge, a Role as such, names of uploaded files, outer blanks of a thought, an observation,
+an answer or a description, a tool name with a colon, a description that ends a line as a tool's parameters do, and
+lines in an observation or a thought that look like the next piece of the trace.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fabrictune.dialogue import Call, Dialogue, Json, Role, Step, Tool, Turn, json_type
+from fabrictune.formats import conversations, values
+from fabrictune.formats.messages import read_name
 
 HEADER = "Answer the following questions as best you can. You have access to the following APIs:\n"
 FOOTER = (
@@ -32,48 +37,59 @@ FOOTER = (
     "Begin!"
 )
 FINAL_THOUGHT = "I now know the final answer"
+_OWN_KEYS = ("name", "type", "description", "required")
+ARGUMENTS_FORMAT = "Format the arguments as a JSON object."
 # An agent that nobody configured: AgentFabric sends such a role for it, and ms_agent records name no persona.
 UNNAMED = Role()
 
-_ITEM = re.compile(r"\s*(\d+)\. (.+?):[ \n]")
-_STEP = re.compile(
-    r"(?:Thought:(?P<thought>.*?)\n)?\s*Action:(?P<name>[^\n]*)\n\s*Action Input:(?P<arguments>.*?)"
-    r"\n\s*Observation:(?P<observation>.*?)(?=\n\s*(?:Thought:|Action:[^\n]*\n\s*Action Input:|Final Answer:)|\Z)",
-    re.DOTALL,
+# ms-swift's own ReAct prompt of 2026 says "tools" and does not number them.
+_HEADER = re.compile(
+    r"^[ \t]*Answer the following questions as best you can\. You have access to the following (?:APIs|tools):", re.M
 )
-_MARK = re.compile(r"^\s*(Action|Action Input|Observation):", re.MULTILINE)
+_LIST_END = re.compile(r"\s*(?:Use the following format:|\Z)")
+_ITEM = re.compile(r"\s*(?:\d+\. )?(.+?):[ \n]")
+_PARAMETERS = re.compile(r"Parameters:\s*")
+_ITEM_END = re.compile(rf"[ .]*(?:{re.escape(ARGUMENTS_FORMAT)})?[ \t]*(?=\n|\Z)")
+_FRAME = re.compile(r"\s*Call this tool to interact with the [^\n]*? API\.(\s*What is the [^\n]*? API useful for\?)?")
+
+# The pieces of a trace begin lines. It is searched with a line break put before it, because a pattern that begins with
+# one goes through long observations four times as fast as one that begins with `^`.
+_CALL = re.compile(r"\n[ \t]*Action:([^\n]*)\n\s*Action Input:")
+_RESULT = re.compile(r"\n[ \t]*Observation:")
+_THOUGHT = re.compile(r"\n[ \t]*Thought:[ \t]*")
+_FINAL = re.compile(r"\n[ \t]*Final Answer:")
+_KNOWN_FINAL = re.compile(rf"\n[ \t]*(?:Thought:[ \t]*)?{FINAL_THOUGHT}\.?\s*Final Answer:")
+_STRAY = re.compile(r"\n\s*(?:Action|Action Input|Observation):")
+_MARK = re.compile(rf"^[ \t]*(?:Thought|Action|Action Input|Observation|Final Answer|{FINAL_THOUGHT})", re.M)
 
 
 def parse(row: Mapping[str, Any]) -> Dialogue:
     """The record as a Dialogue. Raises ValueError saying what in the record cannot be read."""
-    messages = _messages(row)
-    instruction = row.get("instruction") or ""
-    if not isinstance(instruction, str):
-        raise ValueError(f"'instruction' is {type(instruction).__name__}, not text")
-    system = messages.pop(0)[1] if messages and messages[0][0] == "system" else ""
-    turns = tuple(_turns(messages))
-    listed = system.startswith(HEADER.split(".")[0])
+    messages = conversations.read(row)
+    system = messages.pop(0)[1] if messages[0][0] == "system" else ""
+    turns = tuple(read_turn(query, value) for query, value in conversations.pairs(messages))
+    calls = [call for turn in turns for call in turn.calls]
+    said, tools = _system(system, calls)
     return Dialogue(
-        id=str(row.get("id") or ""),
-        tools=_tools(system, [step.call for turn in turns for step in turn.steps]) if listed else (),
+        id=read_name(row, "id"),
+        tools=tools,
         turns=turns,
-        instruction=instruction or (UNNAMED if listed or not system else system),
-        family=str(row.get("family") or ""),
+        instruction=_instruction(said, row.get("instruction")),
+        family=read_name(row, "family"),
     )
 
 
 def render(dialogue: Dialogue) -> dict[str, Json]:
     """The Dialogue as an ms_agent record; `parse` is its inverse for all that the format holds."""
+    messages = []
     if dialogue.tools:
         items = "\n\n".join(f"{number}. {_tool_item(tool)}" for number, tool in enumerate(dialogue.tools, 1))
         system = HEADER + items + FOOTER.format(names=", ".join(tool.name for tool in dialogue.tools))
-        conversations = [{"from": "system", "value": system}]
-    else:
-        conversations = []
+        messages.append({"from": "system", "value": system})
     for turn in dialogue.turns:
-        conversations.append({"from": "user", "value": turn.query})
-        conversations.append({"from": "assistant", "value": _trace(turn)})
-    record: dict[str, Json] = {"id": dialogue.id, "conversations": conversations}
+        messages.append({"from": "user", "value": turn.query})
+        messages.append({"from": "assistant", "value": _trace(turn)})
+    record: dict[str, Json] = {"id": dialogue.id, "conversations": messages}
     if isinstance(dialogue.instruction, str):
         record["instruction"] = dialogue.instruction
     if dialogue.family:
@@ -81,152 +97,173 @@ def render(dialogue: Dialogue) -> dict[str, Json]:
     return record
 
 
-def _messages(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    conversations = row.get("conversations")
-    if isinstance(conversations, str):
-        conversations = _literal(conversations)
-    if not isinstance(conversations, list) or not conversations:
-        raise ValueError(f"'conversations' is {type(conversations).__name__}, not a list of messages")
-    try:
-        return [(message["from"], str(message["value"])) for message in conversations]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"a message is no {{'from', 'value'}} pair ({type(error).__name__}: {error})") from error
+def _system(system: str, calls: list[Call]) -> tuple[str, tuple[Tool, ...]]:
+    """What a system message says beside its tool list, and the tools listed."""
+    header = _HEADER.search(system)
+    if not header:
+        return system, ()
+    tools, end = _tools(system, header.end(), calls)
+    around = system[: header.start()], system[end:].partition("\nBegin!")[2]
+    return "\n".join(filter(None, map(str.strip, around))), tools
 
 
-def _turns(messages: list[tuple[str, str]]) -> Iterable[Turn]:
-    for position, (role, _) in enumerate(messages):
-        expected = "assistant" if position % 2 else "user"
-        if role != expected:
-            raise ValueError(f"message {position} is from '{role}' where '{expected}' is due")
-    if len(messages) % 2:
-        raise ValueError("the last user message has no reply")
-    for (_, query), (_, value) in zip(messages[::2], messages[1::2], strict=True):
-        yield _turn(query, value)
+def _instruction(said: str, own: Any) -> str | Role:
+    if own is not None and not isinstance(own, str):
+        raise ValueError(f"'instruction' is {type(own).__name__}, not text: {own!r:.120}")
+    if own is None:
+        return said or UNNAMED
+    return f"{said}\n{own}" if said and own else said or own
 
 
-def _turn(query: str, value: str) -> Turn:
-    steps, end = [], 0
-    while found := _STEP.match(value, end):
-        steps.append(
-            Step(
-                call=Call(found["name"].strip(), _arguments(found["arguments"].strip())),
-                observation=found["observation"].strip(),
-                thought=(found["thought"] or "").strip(),
-            )
-        )
-        end = found.end()
-        end += len(value[end:]) - len(value[end:].lstrip())
-    rest = value[end:]
-    thought, final, answer = rest.partition("Final Answer:")
-    if not final:
-        if steps:
-            raise ValueError(f"the trace ends without a final answer: {rest[-80:]!r}")
-        answer = rest
-    elif _MARK.search(thought):
-        raise ValueError(f"a step cannot be read: {thought[:120]!r}")
-    if not final and _MARK.search(answer):
-        raise ValueError(f"a call without a result: {answer[:120]!r}")
-    return Turn(query, tuple(steps), answer.strip())
+def read_turn(query: str, value: str) -> Turn:
+    """A turn from its query and its trace. Raises ValueError saying what in the trace cannot be read.
+
+    The trace ends at upstream's own last words, else at the first line that begins with `Final Answer:`; an observation
+    may hold such a line before the former.
+    """
+    text = f"\n{value}"
+    final = _KNOWN_FINAL.search(text) or _FINAL.search(text)
+    trace = text[: final.start()] if final else text
+    answer = text[final.end() :].strip() if final else ""
+    pieces, thought = _pieces(trace)
+    if not pieces:
+        return Turn(query, (), _plain_answer(value, trace, answer))
+    steps = [step for step, _ in pieces]
+    # An empty result at the very end is one that was never written.
+    missing = not final and not thought and not steps[-1].observation
+    results = [has_result for _, has_result in pieces[:-1]] + [pieces[-1][1] and not missing]
+    done = results.index(False) if False in results else len(steps)
+    if any(results[done:]) or (final and done < len(steps)):
+        raise ValueError(f"a call without a result is followed by more: to '{steps[done].call.name}', {value[-80:]!r}")
+    if (final and not answer) or (not final and (thought or done == len(steps))):
+        raise ValueError(f"the trace ends without a final answer: {value.strip()[-80:]!r}")
+    return Turn(query, tuple(steps[:done]), answer, pending=tuple(steps[done:]))
 
 
-def _arguments(text: str) -> dict[str, Json]:
-    """Arguments as JSON values from JSON or a Python literal; nothing and [] mean none."""
-    try:
-        value = json.loads(text) if text else {}
-    except ValueError:
-        value = _literal(text)
-    if value in ([], None, ""):
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"arguments are {type(value).__name__}, not an object by parameter name: {text[:120]!r}")
-    try:
-        arguments: dict[str, Json] = json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"arguments hold what JSON cannot ({error}): {text[:120]!r}") from error
-    return arguments
+def _plain_answer(value: str, trace: str, answer: str) -> str:
+    """The answer of a turn without calls; a reply that only mentions `Final Answer:` stands whole."""
+    thought = trace.lstrip().startswith("Thought:")
+    if _STRAY.search(trace):
+        raise ValueError(f"a step cannot be read: {value.strip()[:120]!r}")
+    if not answer and (thought or not trace.strip()):
+        raise ValueError(f"the trace ends without a final answer: {value.strip()[-80:]!r}")
+    return answer if answer and (thought or not trace.strip()) else value.strip()
 
 
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"neither JSON nor a Python literal ({type(error).__name__}): {text[:120]!r}") from error
+def _pieces(trace: str) -> tuple[list[tuple[Step, bool]], str]:
+    """The calls of a trace, each with whether a result follows it, and the thought after the last."""
+    calls = list(_CALL.finditer(trace))
+    # Text before the first call is its thought, with or without the mark, since nothing else in a turn could hold it.
+    thought = _thought(trace[: calls[0].start()]) if calls else ""
+    pieces = []
+    for number, call in enumerate(calls, 1):
+        end = calls[number].start() if number < len(calls) else len(trace)
+        result = _RESULT.search(trace, call.end(), end)
+        after = _THOUGHT.search(trace, result.end() if result else call.end(), end)
+        stop = after.start() if after else end
+        arguments = values.read_arguments(trace[call.end() : result.start() if result else stop])
+        observation = trace[result.end() : stop].strip() if result else ""
+        pieces.append((Step(Call(call[1].strip(), arguments), observation, thought), result is not None))
+        thought = _thought(trace[stop:end])
+    return pieces, thought
 
 
-def _tools(system: str, calls: list[Call]) -> tuple[Tool, ...]:
-    """The tools listed in the system message; a type that it does not give is read off the values in `calls`."""
-    body = system[system.index("\n") + 1 :] if "\n" in system else ""
+def _thought(text: str) -> str:
+    if _STRAY.search(text):
+        raise ValueError(f"a step cannot be read: {text.strip()[:120]!r}")
+    return text.strip().removeprefix("Thought:").strip()
+
+
+def _tools(system: str, at: int, calls: list[Call]) -> tuple[tuple[Tool, ...], int]:
+    """The tools listed from `at`, and the list's end; a type not given is read off the values in `calls`."""
     seen = {(call.name, key): value for call in calls for key, value in call.arguments.items()}
     tools: list[Tool] = []
-    at = 0
-    while found := _ITEM.match(body, at):
-        if int(found[1]) != len(tools) + 1:
-            break
-        name = found[2].strip()
-        prose, parameters, at = _item_body(body, found.end(), name)
-        tools.append(Tool(name, _description(prose), _schema(name, parameters, seen)))
-    if not tools:
-        raise ValueError(f"the tool list cannot be read: {body[:160]!r}")
-    if not re.match(r"\s*(Use the following format:|\Z)", body[at:]):
-        raise ValueError(f"the tool list cannot be read after tool {len(tools)}: {body[at : at + 160]!r}")
-    return tuple(tools)
+    while not _LIST_END.match(system, at):
+        item = _ITEM.match(system, at)
+        if not item:
+            raise ValueError(f"the tool list cannot be read: {system[at : at + 160].strip()!r} after tool {len(tools)}")
+        name = item[1].strip()
+        prose, parameters, end = _item_body(system, item.end(), name)
+        if _holds_item(prose, len(tools) + 2):
+            raise ValueError(f"a tool has no readable Parameters: '{name}'")
+        dotted = not system.endswith(ARGUMENTS_FORMAT, at, end)
+        tools.append(Tool(name, _description(prose, dotted=dotted), _schema(name, parameters, seen)))
+        at = end
+    return tuple(tools), at
 
 
-def _item_body(body: str, start: int, name: str) -> tuple[str, Json, int]:
-    """(prose, parameters, end) of one listed tool; the first `Parameters:` that JSON follows ends the prose."""
-    for mark in re.finditer(r"Parameters:\s*", body[start:]):
+def _item_body(system: str, start: int, name: str) -> tuple[str, Json, int]:
+    """(prose, parameters, end) of a listed tool; the first `Parameters:` whose JSON ends its line ends the prose."""
+    for mark in _PARAMETERS.finditer(system, start):
         try:
-            parameters, end = json.JSONDecoder().raw_decode(body, start + mark.end())
+            parameters, end = values.DECODER.raw_decode(system, mark.end())
         except ValueError:
             continue
-        if not isinstance(parameters, list | dict):
-            continue
-        tail = re.compile(r"[ .]*(Format the arguments as a JSON object\.)?").match(body, end)
-        return body[start : start + mark.start()], parameters, tail.end() if tail else end
-    raise ValueError(f"tool '{name}': no readable 'Parameters:' follows it")
+        except RecursionError as error:
+            raise ValueError(f"values nested too deeply: in the parameters of tool '{name}'") from error
+        tail = _ITEM_END.match(system, end)
+        if tail and isinstance(parameters, list | dict):
+            return system[start : mark.start()], parameters, tail.end()
+    raise ValueError(f"a tool has no readable Parameters: '{name}'")
 
 
-def _description(prose: str) -> str:
+def _holds_item(prose: str, number: int) -> bool:
+    """Whether the next tool begins in what should be one tool's prose."""
+    return "\n\n" in prose and bool(
+        re.search(rf"\n\n(?:{number}\. .+?:\s|.+?: Call this tool to interact with)", prose)
+    )
+
+
+def _description(prose: str, *, dotted: bool) -> str:
     """The tool's description without the frame that every record repeats ("useful for? DESCRIPTION.")."""
-    _, framed, described = prose.partition("useful for?")
-    if framed:
-        return described.strip().removesuffix(".").strip() if described.strip() != "." else ""
-    return re.sub(r"^\s*Call this tool to interact with the .*? API\.", "", prose).strip()
+    frame = _FRAME.match(prose)
+    described = (prose[frame.end() :] if frame else prose).strip()
+    return described.removesuffix(".").strip() if dotted and frame and frame[1] else described
 
 
 def _schema(tool: str, parameters: Json, seen: Mapping[tuple[str, str], Json]) -> dict[str, Json]:
-    if isinstance(parameters, dict):
+    if isinstance(parameters, dict) and parameters:
         return parameters
-    try:
-        required = [p["name"] for p in parameters if str(p.get("required", "False")).strip().lower() == "true"]
-        properties = {}
-        for parameter in parameters:
-            name = parameter["name"]
-            extra = {k: v for k, v in parameter.items() if k not in ("name", "type", "description", "required")}
-            kind = parameter.get("type") or json_type(seen.get((tool, name)))
-            properties[name] = {"type": kind, "description": str(parameter.get("description", "")), **extra}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"tool '{tool}': a parameter cannot be read ({type(error).__name__}: {error})") from error
+    properties: dict[str, Json] = {}
+    required = []
+    for parameter in parameters:
+        name = parameter.get("name") if isinstance(parameter, dict) else None
+        if not isinstance(name, str) or name in properties:
+            raise ValueError(f"a parameter has no name of its own: tool '{tool}', {parameter!r:.120}")
+        extra = {key: value for key, value in parameter.items() if key not in _OWN_KEYS}
+        kind = parameter.get("type") or json_type(seen.get((tool, name)))
+        properties[name] = {"type": kind, "description": str(parameter.get("description") or ""), **extra}
+        needed = str(parameter.get("required", False)).strip().lower()
+        if needed not in ("true", "false"):
+            raise ValueError(f"a parameter's 'required' is neither True nor False: tool '{tool}', {parameter!r:.120}")
+        if needed == "true":
+            required.append(name)
     return {"type": "object", "properties": properties, "required": required}
 
 
 def _tool_item(tool: Tool) -> str:
     display = tool.name.replace("_", "")
-    parameters = [
-        {"name": name, **schema, "required": str(name in tool.required)} for name, schema in tool.properties.items()
+    frame = f"{tool.name}: Call this tool to interact with the {display} API. What is the {display} API useful for? "
+    listed = [
+        {"name": name} | schema | {"name": name, "required": str(name in tool.required)}
+        for name, schema in tool.properties.items()
     ]
-    return (
-        f"{tool.name}: Call this tool to interact with the {display} API. What is the {display} API useful for? "
-        f"{tool.description}. Parameters: {json.dumps(parameters, ensure_ascii=False)}"
-    )
+    if _schema(tool.name, listed, {}) == tool.parameters:
+        return f"{frame}{tool.description}. Parameters: {json.dumps(listed, ensure_ascii=False)}"
+    # A schema that upstream's list cannot say in full is written as the later records of this family write every one.
+    schema = json.dumps(tool.parameters, ensure_ascii=False)
+    return f"{frame}{tool.description} Parameters: {schema} {ARGUMENTS_FORMAT}"
 
 
 def _trace(turn: Turn) -> str:
-    if not turn.steps:
+    if not turn.steps and not turn.pending and not _MARK.search(turn.answer):
         return turn.answer
-    blocks = [
-        (f"Thought: {step.thought}\n" if step.thought else "")
-        + f"Action: {step.call.name}\nAction Input: {step.call.arguments!r}\nObservation: {step.observation}\n"
-        for step in turn.steps
-    ]
-    return "".join(blocks) + f"Thought: {FINAL_THOUGHT}\nFinal Answer: {turn.answer}"
+    done = [f"{_call(step)}Observation: {step.observation}\n" for step in turn.steps]
+    if turn.pending:
+        return "".join([*done, *map(_call, turn.pending)])
+    return "".join(done) + f"Thought: {FINAL_THOUGHT}\nFinal Answer: {turn.answer}"
+
+
+def _call(step: Step) -> str:
+    thought = f"Thought: {step.thought}\n" if step.thought else ""
+    return f"{thought}Action: {step.call.name}\nAction Input: {step.call.arguments!r}\n"
