@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fabrictune.sources import files
@@ -227,6 +227,7 @@ _JSON = st.recursive(
 
 
 @given(st.lists(_JSON, min_size=1), st.integers(1, 40), st.sampled_from([None, 1]), st.booleans())
+@example([0.0, 1e300, -1e-7, 12], 1, None, True)
 def test_a_list_is_cut_into_its_items_wherever_the_blocks_end(
     items: list[object], block: int, indent: int | None, is_ascii: bool
 ) -> None:

@@ -216,10 +216,11 @@ class _Text:
                 if not (is_cut and self._read_on()):
                     raise ValueError(f"{error.msg}: {self.near(offset)}") from error
                 continue
-            if end == len(self._text) and self._read_on():  # "12" may go on as 123
+            length = end - self._at
+            if end >= len(self._text) - 2 and self._read_on():  # "12" may go on as 123, and "1e+" as 1e+3
                 continue
-            start, self._at = self._at, end
-            return self._text[start:end]
+            start, self._at = self._at, self._at + length
+            return self._text[start : self._at]
 
     def near(self, offset: int = 0) -> str:
         return repr(self._text[self._at + offset :][:40])
