@@ -6,6 +6,7 @@ Imports nothing heavy, so that `--help`, `--cfg job` and every typo answer at on
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,12 +26,51 @@ class Dtype(enum.Enum):
 
 
 class Format(enum.Enum):
-    agentfabric = "agentfabric"
+    agentfabric = "agentfabric"  # ModelScope-Agent's client of April 2024
+    agentfabric_v072 = "agentfabric_v072"  # its last release
+    openai = "openai"  # messages, tools and tool_calls, for other trainers
+    messages = "messages"  # plain chat, for other trainers
+    ms_agent = "ms_agent"  # for other trainers
+
+
+FOREIGN = frozenset({Format.openai, Format.messages, Format.ms_agent})  # a dialogue a row, for other trainers
+
+
+class Language(enum.Enum):
+    auto = "auto"  # each dialogue as the client chooses
+    zh = "zh"
+    en = "en"
+
+
+class Long(enum.Enum):
+    """What becomes of an exchange of more than `data.max_length` tokens."""
+
+    keep = "keep"  # it is counted here, and left out by train.py
+    drop = "drop"
+    truncate_observation = "truncate_observation"
+    split_history = "split_history"
 
 
 class Source(enum.Enum):
     ms_agent = "ms_agent"
+    agentfabric = "agentfabric"
+    sharegpt = "sharegpt"
+    openai = "openai"
+    toolbench = "toolbench"
     synthetic = "synthetic"
+    ms_bench = "ms_bench"
+    alpaca = "alpaca"
+    messages = "messages"
+    self_cognition = "self_cognition"
+
+
+GENERATED = frozenset({Source.synthetic, Source.self_cognition})
+GENERAL = frozenset({Source.ms_bench, Source.alpaca, Source.messages, Source.self_cognition})
+
+
+class Role(enum.Enum):
+    train = "train"
+    train_and_test = "train_and_test"
 
 
 class LauncherKind(enum.Enum):
@@ -66,12 +106,53 @@ class Model:
 
 @dataclass
 class MixEntry:
-    """One source of dialogues. `path` for file sources; `count` bounds the dialogues taken (null: all)."""
+    """One source of dialogues.
+
+    Its rows lie in `path` (a file or a folder) or in a dataset of a hub; `files` is a pattern for the names of the
+    files read. `count` bounds the rows taken (null: all), `ratio` does so as a multiple of the training rows of the
+    sources that are tested on. A general source (chat without tools) is only trained on, whatever `role`.
+    """
 
     source: Source = MISSING
     path: str | None = None
+    modelscope: str | None = None
+    huggingface: str | None = None
+    files: str | None = None
+    revision: str | None = None
     count: int | None = None
-    languages: list[str] = field(default_factory=lambda: ["en"])  # of the synthetic source
+    ratio: float | None = None
+    role: Role | None = None  # null: train for general sources, else train_and_test
+    plain: bool | None = None  # as plain chat instead of in data.format (null: general sources are)
+    languages: list[str] = field(default_factory=lambda: ["en"])  # of a generated source
+    names: dict[str, str] = field(default_factory=dict)  # self_cognition: the model's name by language
+    authors: dict[str, str] = field(default_factory=dict)  # self_cognition: its author's
+
+    @property
+    def is_general(self) -> bool:
+        return self.source in GENERAL
+
+    @property
+    def is_plain(self) -> bool:
+        return self.is_general if self.plain is None else self.plain
+
+    @property
+    def is_tested(self) -> bool:
+        return self.role is Role.train_and_test or (self.role is None and not self.is_general)
+
+    @property
+    def dataset(self) -> tuple[str, str] | None:
+        """(hub, id) of a dataset on a hub."""
+        if self.modelscope:
+            return "modelscope", self.modelscope
+        return ("huggingface", self.huggingface) if self.huggingface else None
+
+
+@dataclass
+class Shapes:
+    """How often a dialogue takes each shape: results come back in the user's message, or in the open assistant's."""
+
+    chat: float = MISSING
+    raw: float = MISSING
 
 
 @dataclass
@@ -86,12 +167,19 @@ class SpanWeights:
 @dataclass
 class Data:
     format: Format = MISSING
+    language: Language = MISSING
+    shapes: Shapes = MISSING
+    other_break: float = MISSING
     weights: SpanWeights = MISSING
     mix: dict[str, MixEntry] = MISSING
     test_ratio: float = MISSING
     heldout_families: list[str] = MISSING
     heldout_max: int | None = None
     max_length: int = MISSING
+    long: Long = MISSING
+    count_tokens: bool = MISSING
+    folder: str = MISSING
+    processes: int | None = None
 
 
 @dataclass
@@ -212,13 +300,6 @@ def _check(config: Config) -> None:
         "launcher.ranks": config.launcher.ranks,
     }
     problems = [f"{key} is {value}, but must be at least 1" for key, value in positive.items() if value < 1]
-    for key, weight in vars(config.data.weights).items():
-        if not weight >= 0:
-            problems.append(f"data.weights.{key} is {weight}, but must be at least 0")
-    if not 0 <= config.data.test_ratio < 1:
-        problems.append(f"data.test_ratio is {config.data.test_ratio}, but must be at least 0 and below 1")
-    if config.data.heldout_max is not None and config.data.heldout_max < 0:
-        problems.append(f"data.heldout_max is {config.data.heldout_max}, but must be at least 0")
     if not 1 <= config.serve.port <= 65535:
         problems.append(f"serve.port is {config.serve.port}, but must be between 1 and 65535")
     ranks, rows = config.launcher.ranks, config.train.rows_per_step
@@ -233,12 +314,74 @@ def _check(config: Config) -> None:
         value = getattr(config, key)
         if not value or "/" in value or value in (".", ".."):
             problems.append(f"{key} is '{value}', which cannot name a folder")
-    for name, entry in config.data.mix.items():
-        if entry.source is not Source.synthetic and not entry.path:
-            problems.append(f"data.mix.{name}.path is empty; give the file to read")
-        if entry.count is not None and entry.count < 1:
-            problems.append(f"data.mix.{name}.count is {entry.count}, but must be at least 1")
-        if entry.source is Source.synthetic and entry.count is None:
-            problems.append(f"data.mix.{name}.count is empty; say how many dialogues to generate")
+    problems += _data_problems(config.data)
     if problems:
         raise SystemExit("config: " + "; ".join(problems))
+
+
+def _data_problems(data: Data) -> list[str]:
+    problems = []
+    for section in ("weights", "shapes"):
+        for key, weight in vars(getattr(data, section)).items():
+            if not 0 <= weight < math.inf:
+                problems.append(f"data.{section}.{key} is {weight}, but must be at least 0 and finite")
+    if not data.shapes.chat + data.shapes.raw > 0:
+        problems.append("data.shapes gives every shape the weight 0")
+    if not 0 <= data.other_break <= 1:
+        problems.append(f"data.other_break is {data.other_break}, but must be between 0 and 1")
+    if not 0 <= data.test_ratio < 1:
+        problems.append(f"data.test_ratio is {data.test_ratio}, but must be at least 0 and below 1")
+    if data.heldout_max is not None and data.heldout_max < 0:
+        problems.append(f"data.heldout_max is {data.heldout_max}, but must be at least 0")
+    if data.long is not Long.keep and not data.count_tokens:
+        problems.append(f"data.long is {data.long.value}, which needs data.count_tokens=true")
+    if data.long is not Long.keep and data.format in FOREIGN:
+        problems.append(
+            f"data.long is {data.long.value}, but rows of data.format={data.format.value} have no max_length"
+        )
+    if data.processes is not None and data.processes < 1:
+        problems.append(f"data.processes is {data.processes}, but must be at least 1")
+    if not data.mix:
+        problems.append("data.mix is empty; choose data/mix=synthetic, files or mix2")
+    is_tested = any(entry.is_tested for entry in data.mix.values())
+    for name, entry in data.mix.items():
+        problems += [f"data.mix.{name}{problem}" for problem in _entry_problems(name, entry)]
+        if entry.ratio is not None and not is_tested:
+            problems.append(f"data.mix.{name}.ratio is of the rows of the sources that are tested on, but none is")
+    return problems
+
+
+def _entry_problems(name: str, entry: MixEntry) -> list[str]:
+    problems = []
+    places = [key for key in ("path", "modelscope", "huggingface") if getattr(entry, key)]
+    if "/" in name or name.startswith("."):
+        problems.append(": its name cannot name a file")
+    if entry.source in GENERATED:
+        if places:
+            problems.append(f".{places[0]} is given, but {entry.source.value} rows are generated")
+        if entry.count is None and entry.ratio is None:
+            problems.append(".count is empty; say how many dialogues to generate")
+        unknown = sorted(set(entry.languages) - {"zh", "en"})
+        if unknown or not entry.languages:
+            problems.append(f".languages is {entry.languages}; choose from zh, en")
+    elif len(places) != 1:
+        given = " and ".join(places) or "no place"
+        choices = f"data.mix.{name}.path=FILE_OR_FOLDER, .modelscope=ID, .huggingface=ID"
+        problems.append(f" gives {given} to read from; give one of {choices}")
+    if entry.source is Source.self_cognition and not (entry.names and entry.authors):
+        problems.append(".names and .authors must name the model and its author, e.g. names={en: Ada}")
+    for key in ("names", "authors"):
+        unknown = sorted(set(getattr(entry, key)) - {"zh", "en"})
+        if unknown:
+            problems.append(f".{key} has the languages {unknown}; choose from zh, en")
+    if entry.count is not None and entry.count < 1:
+        problems.append(f".count is {entry.count}, but must be at least 1")
+    if entry.ratio is not None and not 0 < entry.ratio < math.inf:
+        problems.append(f".ratio is {entry.ratio}, but must be above 0 and finite")
+    if entry.count is not None and entry.ratio is not None:
+        problems.append(" gives count and ratio; give one of them")
+    if entry.ratio is not None and entry.is_tested:
+        problems.append(".ratio is of the rows of the sources that are tested on, and this is one; give count instead")
+    if entry.is_general and entry.role is Role.train_and_test:
+        problems.append(f".role is train_and_test, but {entry.source.value} is general chat, which is never tested on")
+    return problems

@@ -28,7 +28,7 @@ def launch(kind: str, ranks: int, script: Path, arguments: Sequence[str], result
     for success: DeepSpeed's runner gives it also where its child was killed.
     """
     result.unlink(missing_ok=True)
-    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+    threads = max(1, processes.cpus() // ranks)
     environment = {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | {RESULT: str(result)}
     with processes.program([*_launcher(kind, ranks), str(script), *arguments], environment) as process:
         code = process.wait()

@@ -1,56 +1,145 @@
-"""Choosing dialogues: sampling a source, holding out families, splitting into train and test. Pure and seeded."""
+"""Choosing rows: sampling a source, keeping near-duplicates together, splitting into train and test. Pure and seeded.
+
+A source's rows are numbered from 0. Whatever is drawn is drawn by `priorities`, one number a row that depends on the
+seed, the purpose and the row's number alone, so that neither another source nor a row added at the end reshuffles the
+others.
+"""
 
 from __future__ import annotations
 
+import enum
+import hashlib
 import math
-import random
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+import re
+import unicodedata
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from fabrictune.dialogue import Dialogue
 
-Item = TypeVar("Item")
+
+class Part(enum.IntEnum):
+    """What a row is for: to train on, to test on, to test on with a family that training never sees, or nothing."""
+
+    train = 0
+    test = 1
+    heldout = 2
+    unused = 3
+
+
+def priorities(rows: int, seed: int, purpose: str) -> np.ndarray:
+    """A uniform number in [0, 1) for each row, (rows,) float64; the rows with the lowest are drawn first."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest))).random(rows)
+
+
+def sample(rows: int, count: int | None, seed: int, purpose: str) -> np.ndarray:
+    """The numbers of all rows in the order of being drawn, uniformly; only the first `count` if that is given."""
+    return np.argsort(priorities(rows, seed, purpose), kind="stable")[:count]
+
+
+def keys(dialogue: Dialogue) -> tuple[int, ...]:
+    """64-bit keys of a dialogue's queries; dialogues that share one are near-duplicates.
+
+    A query counts with the tools on offer, without case, punctuation, blanks and full-width forms. Of a dialogue that
+    calls tools the queries that lead to a call count, else the first one: thanks and greetings recur everywhere.
+    """
+    offered = "\n".join(sorted(tool.name for tool in dialogue.tools))
+    calling = [turn.query for turn in dialogue.turns if turn.calls]
+    return tuple({_key(f"{offered}\n\n{_normal(query)}") for query in calling or [dialogue.turns[0].query]})
+
+
+def _normal(query: str) -> str:
+    folded = unicodedata.normalize("NFKC", query).casefold()
+    return re.sub(r"[\W_]+", "", folded) or folded  # a query of punctuation alone is itself
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+@dataclass
+class Sides:
+    """The keys of the rows in the test set and in training, of all sources so far, (keys,) uint64 each."""
+
+    tested: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    trained: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True)
-class Split:
-    """A source's dialogues: to train on, to test on, and to test on with families that training never sees."""
+class Rows:
+    """What a split needs to know of a source's (n,) rows.
 
-    train: list[Dialogue]
-    test: list[Dialogue]
-    heldout: list[Dialogue]
-    unused: int
-
-
-def sample(items: Sequence[Item], count: int | None, seed: int, purpose: str) -> list[Item]:
-    """`count` of the items drawn uniformly from all of them, in their own order; all of them if count is None."""
-    if count is None or count >= len(items):
-        return list(items)
-    chosen = random.Random(f"{seed}/{purpose}").sample(range(len(items)), count)
-    return [items[index] for index in sorted(chosen)]
-
-
-def split(
-    dialogues: Sequence[Dialogue],
-    test_ratio: float,
-    heldout_families: Collection[str],
-    heldout_max: int | None,
-    seed: int,
-    purpose: str,
-) -> Split:
-    """The dialogues split whole; a share `test_ratio` of those of seen families, rounded up, is the test set.
-
-    One dialogue at least is left to train on.
+    `keys` (k,) uint64 are those of all rows, `owners` (k,) the row that each belongs to; `complete` (n,) bool says
+    whether a row can be tested on, `heldout` (n,) bool whether its family is held out, `order` (n,) how rows are drawn.
     """
-    seen = [dialogue for dialogue in dialogues if dialogue.family not in heldout_families]
-    unseen = [dialogue for dialogue in dialogues if dialogue.family in heldout_families]
-    tests = max(0, min(math.ceil(len(seen) * test_ratio), len(seen) - 1))
-    test = sample(seen, tests, seed, f"{purpose}/test")
-    tested = {id(dialogue) for dialogue in test}
-    kept = sample(unseen, heldout_max, seed, f"{purpose}/heldout")
-    train = [dialogue for dialogue in seen if id(dialogue) not in tested]
-    return Split(train, test, kept, len(unseen) - len(kept))
+
+    keys: np.ndarray
+    owners: np.ndarray
+    complete: np.ndarray
+    heldout: np.ndarray
+    order: np.ndarray
+
+
+def split(rows: Rows, test_ratio: float, heldout_max: int | None, sides: Sides) -> np.ndarray:
+    """Each row's Part, (n,) int8; the keys of the rows used join `sides`.
+
+    A share `test_ratio` of the rows of seen families, rounded up, is the test set, but one group at least is left to
+    train on. Rows that share a key, directly or through others, make a group, which goes to one side whole: to the
+    side that an earlier source chose for one of its keys, else to the test set if it is drawn, still fits in and is
+    complete. A group with a held-out row is held out whole.
+    """
+    _, group = np.unique(_leaders(rows), return_inverse=True)
+    size = np.bincount(group)
+
+    def has(marked: np.ndarray) -> np.ndarray:
+        return np.bincount(group, marked, minlength=len(size)) > 0
+
+    unseen = has(rows.heldout)
+    tested = has(stands_in(rows, sides.tested)) & ~unseen
+    may_be_drawn = ~(unseen | tested | has(stands_in(rows, sides.trained)) | has(~rows.complete))
+    total = int(size[~unseen].sum())
+    wanted, left = math.ceil(test_ratio * total) - int(size[tested].sum()), total - int(size[tested].sum())
+    drawn_groups, first = np.unique(group[rows.order], return_index=True)
+    for one in drawn_groups[np.argsort(first)]:
+        if wanted <= 0:
+            break
+        if may_be_drawn[one] and size[one] <= min(wanted, left - 1):
+            tested[one] = True
+            wanted, left = wanted - int(size[one]), left - int(size[one])
+    parts = np.where(tested[group], np.where(rows.complete, Part.test, Part.unused), Part.train).astype(np.int8)
+    parts[unseen[group]] = Part.unused
+    kept = rows.order[(unseen[group] & rows.complete)[rows.order]]
+    parts[kept[:heldout_max]] = Part.heldout
+    in_training = parts[rows.owners] == Part.train
+    sides.trained = np.union1d(sides.trained, rows.keys[in_training])
+    sides.tested = np.union1d(sides.tested, rows.keys[~in_training])
+    return parts
+
+
+def stands_in(rows: Rows, side: np.ndarray) -> np.ndarray:
+    """Whether each row has a key among those of a side, (n,) bool."""
+    return np.bincount(rows.owners, np.isin(rows.keys, side), minlength=len(rows.complete)) > 0
+
+
+def _leaders(rows: Rows) -> np.ndarray:
+    """The number of one row of each row's group, (n,): the same for rows that share a key, directly or not."""
+    leader = np.arange(len(rows.complete))
+
+    def lead(row: int) -> int:
+        while leader[row] != row:
+            leader[row] = leader[leader[row]]
+            row = leader[row]
+        return row
+
+    _, key, count = np.unique(rows.keys, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(count[key] > 1)
+    first: dict[int, int] = {}
+    for row, number in zip(rows.owners[shared].tolist(), key[shared].tolist(), strict=True):
+        leader[lead(row)] = lead(first.setdefault(number, row))
+    return np.array([lead(row) for row in range(len(leader))], dtype=np.int64)
 
 
 def is_seen(dialogue: Dialogue, trained: Collection[str]) -> bool:

@@ -1,8 +1,7 @@
-"""Base models and tokenizers from a hub, a folder or an installed package; the LoRA adapter on top."""
+"""Base models and their tokenizers; the LoRA adapter on top."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from fabrictune import model_files
 from fabrictune.log import logger
 
 PROBE = "a reply"
@@ -29,16 +29,14 @@ PROBE = "a reply"
 def local_folder(source: str, id: str, file: str | None, dtype: str) -> Path:
     """The folder with the model in transformers' own layout, fetched or unpacked once and kept in the cache.
 
-    Raises FileNotFoundError if the folder or package is not there, ConnectionError if the hub cannot be reached.
+    Raises as `model_files.place` does.
     """
-    if source == "folder":
-        folder = Path(id).expanduser()
-        if not (folder / "config.json").exists():
-            raise FileNotFoundError(f"model.id={id}: no model folder (config.json is missing)")
-        return folder
-    if source == "hub":
-        return _from_hub(id)
-    return _from_package(id, file, dtype)
+    folder = model_files.place(source, id, file, dtype)
+    if source == "package" and not folder.exists():
+        weights = model_files.packed_weights(id, file)
+        logger.info("unpacking %s to %s (once)", weights.name, folder)
+        _unpack_gguf(weights, folder, dtype)
+    return folder
 
 
 def load(folder: Path, dtype: str, attention: str) -> torch.nn.Module:
@@ -109,39 +107,6 @@ def save_chat_settings(folder: Path, tokenizer: PreTrainedTokenizerBase, base: P
     known.eos_token_id = list(dict.fromkeys(i for i in [*first, *ends] if i is not None))
     known.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     known.save_pretrained(folder)
-
-
-def _cache(name: str) -> Path:
-    root = os.environ.get("FABRICTUNE_CACHE", "~/.cache/fabrictune")
-    return Path(root).expanduser() / "models" / name
-
-
-def _from_hub(id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(id, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ConnectionError(
-            f"model.id={id}: the hub gave no such model ({type(error).__name__}); log in or go online, or put the "
-            f"model's files into a folder and use model=folder model.id=FOLDER"
-        ) from error
-    return Path(found)
-
-
-def _from_package(package: str, file: str | None, dtype: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"model.id={package}: no such package is installed; run `make install`")
-    weights = Path(spec.submodule_search_locations[0]) / str(file)
-    if not weights.exists():
-        raise FileNotFoundError(f"model.file={file}: not in the package {package} at {weights.parent}")
-    folder = _cache(f"{package}-{weights.stem}-{dtype}")
-    if not folder.exists():
-        logger.info("unpacking %s to %s (once)", weights.name, folder)
-        _unpack_gguf(weights, folder, dtype)
-    return folder
 
 
 def _unpack_gguf(weights: Path, folder: Path, dtype: str) -> None:

@@ -1,18 +1,25 @@
-"""Other programs that we start: none of their processes outlives us, however we end."""
+"""Other programs and worker processes that we start: none of them outlives us, however we end."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, TypeVar
 
 import psutil
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 GRACE = 15.0  # seconds between asking a program to end and ending it
 
@@ -33,6 +40,53 @@ def program(
             yield process
         finally:
             _end(process)
+
+
+def cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@contextmanager
+def workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes, started with the first item and ended with the block, or with us if we are killed."""
+    # A fork has all modules at once, which take seconds to load; other systems' own libraries do not survive one.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(count, context, _set_up_worker) as pool:
+        yield pool
+
+
+def in_order(
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """function(item) of every item, in the items' order; items are read at most `ahead` before their result is taken.
+
+    Raises what the function raises, RuntimeError where a worker was killed.
+    """
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _set_up_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for its next item for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def free_port() -> int:

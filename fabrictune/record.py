@@ -63,7 +63,9 @@ def open_stage(
             )
         return Stage(folder, known)
     if known:
-        shutil.rmtree(folder)
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")  # killed while deleting, we leave no half a run
+        folder.rename(aside)
+        shutil.rmtree(aside)
     folder.mkdir(parents=True, exist_ok=True)
     run = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -69,7 +69,7 @@ def environment(settings: Settings, known: Mapping[str, str] = os.environ) -> di
     wanted = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}  # the model is a folder
     if _on_cpu():
         wanted |= {"VLLM_CPU_KVCACHE_SPACE": str(settings.memory_gib)}
-        cores = len(os.sched_getaffinity(0))
+        cores = processes.cpus()
         if cores <= FEW_CORES:
             wanted |= FEW_CORES_ENVIRONMENT | {"OMP_NUM_THREADS": str(cores)}
     return wanted | dict(known)

@@ -17,12 +17,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from fabrictune import attention, launching, models, packing, record, tracking
+from fabrictune import attention, launching, models, packing, protocol, record, tracking
 from fabrictune.config import Config, Dtype, LauncherKind, Train
 from fabrictune.dialogue import Exchange
 from fabrictune.encoding import Encoded, encode
 from fabrictune.log import Clock, bar, logger, progress
 from fabrictune.packing import Row
+from fabrictune.rows import FOREIGN
 
 # What a checkpoint must hold to be continued from; a kill while saving leaves some of it missing.
 CHECKPOINT_FILES = ("trainer_state.json", "adapter_model.safetensors", "scheduler.pt")
@@ -46,6 +47,7 @@ def train(config: Config) -> None:
             record.write_json(Path(os.environ[launching.RESULT]), results)
         launching.leave()
     converted = record.require_finished(root / "convert", f"python convert.py name={config.name} ...")
+    _check_format(converted)
     stage = record.open_stage(folder, settings(config, converted), overwrite=config.overwrite, resume=config.resume)
     if stage.finished:
         logger.info("%s is finished already", folder)
@@ -60,6 +62,16 @@ def train(config: Config) -> None:
     stage.finish(**results)
     logger.info("best %s, eval loss %.4f", results["best"], results["eval_loss"])
     logger.info("wrote %s; next: python merge.py name=%s variant=%s", folder, config.name, config.variant)
+
+
+def _check_format(converted: Path) -> None:
+    """Raises ValueError if the data was written for other trainers."""
+    written = json.loads((converted / "run.json").read_text(encoding="utf-8"))["settings"]["format"]
+    if written in FOREIGN:
+        raise ValueError(
+            f"{converted} was written with data.format={written}, for other trainers; train.py needs the exchanges of "
+            f"data.format={' or '.join(protocol.DIALECTS)}: convert again"
+        )
 
 
 def fit(config: Config, converted: Path, folder: Path) -> dict[str, Any]:
@@ -142,6 +154,10 @@ def training_rows(
         tokens += sum(map(len, kept))
         if kept:
             encoded.setdefault(groups[name][0].messages[0].content, []).append(kept)
+    if not groups:
+        raise ValueError(
+            f"{path} is empty; raise data.test_ratio, or add a source that is tested on, and convert again"
+        )
     if not encoded:
         raise ValueError(
             f"{path}: none of its {sum(map(len, groups.values()))} exchanges fits data.max_length="

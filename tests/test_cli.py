@@ -33,7 +33,7 @@ def complaint(script: str, *overrides: str) -> str:
         (
             "convert.py",
             ["data/mix=files", "data.mix.file.path={folder}/none.jsonl"],
-            ["{folder}/none.jsonl", "no such file", "give the data file's path"],
+            ["{folder}/none.jsonl", "no such file", "give the path of the data"],
         ),
         ("train.py", [], ["{folder}/mine/main/convert", "is missing", "python convert.py name=mine"]),
         ("merge.py", [], ["{folder}/mine/main/train", "is missing", "python train.py name=mine variant=main"]),

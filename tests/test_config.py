@@ -8,8 +8,20 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from fabrictune.config import Config, Format, LauncherKind, ModelSource, typed
+from fabrictune.config import (
+    GENERATED,
+    Config,
+    Format,
+    Language,
+    LauncherKind,
+    Long,
+    ModelSource,
+    Shapes,
+    Source,
+    typed,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -69,6 +81,8 @@ def test_every_choice_of_every_group_fits(choice: str) -> None:
         "model=folder": ["model.id=/some/folder"],
         "model=hub": ["model.id=some/model"],
         "data/mix=files": ["data.mix.file.path=some.jsonl"],
+        "data/mix=modelscope": ["data.mix.hub.modelscope=some/data"],
+        "data/mix=huggingface": ["data.mix.hub.huggingface=some/data"],
     }
     rows = ["train.rows_per_step=8"] if choice.startswith("launcher=") else []
     assert isinstance(composed(choice, *given.get(choice, []), *rows), Config)
@@ -118,6 +132,110 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key_in_one_line(key: str, o
     text = refusal(*overrides)
     assert re.search(rf"(?<![\w.]){re.escape(key)}(?!\w)", text)
     assert text.startswith("config: ") and "\n" not in text
+
+
+A_FILE = ("data/mix=files", "data.mix.file.path=a.jsonl")
+ME = "source: self_cognition, count: 3"
+
+
+@pytest.mark.parametrize(
+    ("said", "overrides"),
+    [
+        ("data.weights.tool is -1.0, but must be at least 0", ["data.weights.tool=-1"]),
+        ("data.weights.answer is nan, but must be at least 0", ["data.weights.answer=nan"]),
+        ("data.weights.arguments is inf, but must be at least 0 and finite", ["data.weights.arguments=inf"]),
+        ("data.shapes.chat is -0.5, but must be at least 0", ["data.shapes.chat=-0.5", "data.shapes.raw=1"]),
+        ("data.shapes gives every shape the weight 0", ["data.shapes={chat: 0, raw: 0}"]),
+        ("data.other_break is 1.5, but must be between 0 and 1", ["data.other_break=1.5"]),
+        ("data.other_break is nan, but must be between 0 and 1", ["data.other_break=nan"]),
+        ("data.test_ratio is 1.0, but must be at least 0 and below 1", ["data.test_ratio=1"]),
+        ("data.heldout_max is -1, but must be at least 0", ["data.heldout_max=-1"]),
+        ("data.max_length is 0, but must be at least 1", ["data.max_length=0"]),
+        ("data.long is drop, which needs data.count_tokens=true", ["data.long=drop", "data.count_tokens=false"]),
+        ("data.long is drop, but rows of data.format=openai", ["data.long=drop", "data.format=openai"]),
+        ("data.processes is 0, but must be at least 1", ["data.processes=0"]),
+        ("data.mix is empty; choose data/mix=", ["~data.mix.synthetic"]),
+        ("data.mix..hidden: its name cannot name a file", ["+data.mix={.hidden: {source: synthetic, count: 1}}"]),
+        ("data.mix.synthetic.path is given, but synthetic rows are", ["+data.mix.synthetic.path=a.jsonl"]),
+        ("data.mix.synthetic.huggingface is given, but", ["+data.mix.synthetic.huggingface=a/b"]),
+        ("data.mix.synthetic.count is empty; say how many", ["data.mix.synthetic.count=null"]),
+        ("data.mix.synthetic.languages is ['fr']; choose from zh, en", ["data.mix.synthetic.languages=[fr]"]),
+        ("data.mix.synthetic.languages is []; choose from zh, en", ["data.mix.synthetic.languages=[]"]),
+        ("data.mix.file gives no place to read from; give one of data.mix", [*A_FILE[:1], "data.mix.file.path=null"]),
+        ("data.mix.file gives path and modelscope to read from", [*A_FILE, "+data.mix.file.modelscope=a/b"]),
+        ("data.mix.me.names and .authors must name the model", [f"+data.mix.me={{{ME}, names: {{en: Weaver}}}}"]),
+        ("data.mix.me.names and .authors must name the model", [f"+data.mix.me={{{ME}, authors: {{en: Me}}}}"]),
+        ("data.mix.file.count is 0, but must be at least 1", [*A_FILE, "data.mix.file.count=0"]),
+        ("data.mix.a.ratio is 0.0, but must be above 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: 0}"]),
+        ("data.mix.a.ratio is nan, but must be above 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: nan}"]),
+        ("data.mix.a.ratio is inf, but must be above 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: inf}"]),
+        ("data.mix.a gives count and ratio", ["+data.mix.a={source: alpaca, path: a.json, ratio: 1, count: 2}"]),
+        (
+            "data.mix.file.ratio is of the rows of the sources that are tested on, and",
+            [*A_FILE, "+data.mix.file.ratio=2"],
+        ),
+        (
+            "data.mix.file.ratio is of the rows of the sources that are tested on, but none is",
+            [*A_FILE, "data.mix.file.source=alpaca", "+data.mix.file.ratio=2"],
+        ),
+        (
+            "data.mix.file.role is train_and_test, but ms_bench is general chat",
+            [*A_FILE, "data.mix.file.source=ms_bench", "+data.mix.file.role=train_and_test"],
+        ),
+    ],
+)
+def test_what_cannot_be_meant_in_the_data_section_is_refused_by_key_and_reason(said: str, overrides: list[str]) -> None:
+    text = refusal(*overrides)
+    assert said in text
+    assert text.startswith("config: ") and "\n" not in text
+
+
+def test_a_source_whose_name_cannot_be_a_folders_is_refused() -> None:
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config")
+    OmegaConf.set_struct(config, False)
+    config.data.mix["a/b"] = {"source": "synthetic", "count": 1}
+    with pytest.raises(SystemExit, match=r"^config: data\.mix\.a/b: its name cannot name a file$"):
+        typed(config)
+
+
+def test_general_chat_is_trained_on_alone_and_as_plain_chat() -> None:
+    overrides = [f"+data.mix.{source.value}.source={source.value}" for source in Source if source not in GENERATED]
+    overrides += [f"+data.mix.{source.value}.path=a.jsonl" for source in Source if source not in GENERATED]
+    mix = composed(*overrides, f"+data.mix.self_cognition={{{ME}, names: {{en: A}}, authors: {{en: B}}}}").data.mix
+    assert {name for name, entry in mix.items() if not entry.is_tested} == {
+        *("ms_bench", "alpaca", "messages", "self_cognition")
+    }
+    assert all(entry.is_plain is not entry.is_tested for entry in mix.values())
+    assert not composed(*A_FILE, "+data.mix.file.role=train").data.mix["file"].is_tested
+
+
+@pytest.mark.parametrize(("ratio", "mix"), [(None, "mix0"), (1, "mix1"), (2, "mix2"), (4, "mix4")])
+def test_the_mixes_of_the_sweep_hold_the_tutorials_sources_and_differ_in_the_ratio(ratio: int | None, mix: str) -> None:
+    held = composed(f"data/mix={mix}").data.mix
+    general = held.pop("general", None)
+    assert held == composed("data/mix=mix0").data.mix
+    assert [entry.dataset for entry in held.values()] == [
+        ("modelscope", "iic/ms_agent"),
+        ("modelscope", "AI-ModelScope/ms_agent_for_agentfabric"),
+        None,
+    ]
+    assert held["self_cognition"].count == 3000
+    assert (general and general.ratio) == ratio
+    assert general is None or general.dataset == ("modelscope", "iic/ms_bench")
+
+
+def test_the_tutorials_overlay_takes_its_mix_and_tests_on_one_in_a_hundred() -> None:
+    data = composed("+experiment=qwen7b_mix2").data
+    assert data.mix == composed("data/mix=mix2").data.mix
+    assert data.test_ratio == 0.01
+
+
+def test_the_data_section_has_these_defaults() -> None:
+    data = composed().data
+    assert (data.language, data.long, data.count_tokens) == (Language.auto, Long.keep, True)
+    assert (data.shapes, data.other_break) == (Shapes(1, 0), 0.25)
+    assert data.processes is None
 
 
 def test_all_values_that_do_not_fit_are_named_together() -> None:

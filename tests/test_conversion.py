@@ -1,30 +1,69 @@
 """One conversion from end to end: nothing is lost, a bad row is kept with its reason, and a finished run stays."""
 
+import csv
+import gzip
 import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from html.parser import HTMLParser
 from pathlib import Path
+from statistics import mean
 
+import psutil
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fabrictune import conversion
+from fabrictune import config as configuration
+from fabrictune import conversion, evaluation, training
+from fabrictune import rows as row_conversion
 from fabrictune.config import Config, typed
-from fabrictune.formats import ms_agent
+from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
+from fabrictune.formats import agentfabric, captured, messages, ms_agent, openai
+from fabrictune.processes import free_port
 from fabrictune.sources import synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
-GOOD = [ms_agent.render(one) for one in synthetic.generate(1, 30, heldout=["hotels"], dialogues_per_agent=3)]
+DIALOGUES = list(synthetic.generate(1, 30, heldout=["hotels"], dialogues_per_agent=3))
+GOOD = [ms_agent.render(one) for one in DIALOGUES]
 HOTELS = sum(record["family"] == "hotels" for record in GOOD)
+RESULTS = {"train.jsonl", "test.jsonl", "test_dialogues.jsonl", "rejects.jsonl", "stats.json", "card.html", "run.json"}
 
 LISTED = "Answer the following questions as best you can. You have access to the following APIs:\n"
 LAMP = f"{LISTED}1. lamp: Switches a lamp. Parameters: []\n\nUse the following format:\n"
+LAMP_TOOL = Tool("lamp", "Switches a lamp.", {"type": "object", "properties": {}, "required": []})
 
 
-def bad(system: str = LAMP, arguments: str = "{}", observation: str = "on", name: str = "lamp", **rest) -> bytes:
+def record(
+    query: str = "Light!",
+    system: str = LAMP,
+    arguments: str = "{}",
+    observation: str = "on",
+    name: str = "lamp",
+    **rest: object,
+) -> dict:
+    """A row of ms_agent that calls a tool."""
     trace = f"Action: {name}\nAction Input: {arguments}\nObservation: {observation}\nFinal Answer: Done."
-    values = [("system", system), ("user", "Light!"), ("assistant", trace)]
-    conversations = [{"from": role, "value": value} for role, value in values]
-    return json.dumps({"id": "bad", "conversations": conversations} | rest).encode()
+    values = [("system", system), ("user", query), ("assistant", trace)]
+    return {"id": "lamp", "conversations": [{"from": role, "value": value} for role, value in values]} | rest
+
+
+def talk(query: str, answer: str = "I see.") -> dict:
+    """A row of ms_bench, or one of ms_agent without tools."""
+    return {"conversations": [{"from": "user", "value": query}, {"from": "assistant", "value": answer}]}
+
+
+def bad(**values: object) -> bytes:
+    return json.dumps(record(**values)).encode()
 
 
 DEEP = "[" * 3000 + "]" * 3000
@@ -43,7 +82,6 @@ BAD = [
     (bad(observation="BYTES").replace(b"BYTES", b"\xff\xfe"), "text that is no valid Unicode"),
     (bad().replace(b"{", b"\xff{", 1), "no JSON: "),
     (bad(arguments=f'{{"room": {DEEP}}}'), "values nested too deeply"),
-    (bad(arguments=f'{{"room": {"[" * 700}{"]" * 700}}}'), "values nested too deeply"),
     (bad(system=LAMP.replace("[]", DEEP)), "values nested too deeply"),
     (bad(arguments="{[]: 1}"), "neither JSON nor a Python literal"),
     (bad(instruction=["Be kind."]), "'instruction' is list, not text"),
@@ -52,18 +90,49 @@ BAD = [
 
 
 def configured(folder: Path, *overrides: str) -> Config:
+    """The config of a run below `folder` that measures lengths in characters, which needs no model."""
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        return typed(compose("config", ["name=mine", f"outputs={folder / 'outputs'}", *overrides]))
+        return typed(compose("config", [*own_folder(folder), *overrides]))
+
+
+def own_folder(folder: Path) -> list[str]:
+    return ["name=mine", f"outputs={folder / 'outputs'}", "data.count_tokens=false"]
+
+
+def written(folder: Path) -> Path:
+    return folder / "outputs" / "mine" / "main" / "convert"
+
+
+def converted(folder: Path, *overrides: str) -> Path:
+    """Converts; the folder with what came out."""
+    conversion.convert(configured(folder, *overrides))
+    return written(folder)
 
 
 def of_file(folder: Path, lines: list[bytes], *overrides: str) -> Config:
     path = folder / "mine.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
-    return configured(folder, "data/mix=files", f"data.mix.file.path={path}", *overrides)
+    return configured(folder, *reading(path), *overrides)
+
+
+def reading(path: Path, source: str = "ms_agent") -> tuple[str, ...]:
+    return "data/mix=files", f"data.mix.file.path={path}", f"data.mix.file.source={source}"
+
+
+def adding(name: str, source: str, path: Path, **keys: object) -> str:
+    """The override that adds a source to the mix."""
+    more = "".join(f", {key}: {value}" for key, value in keys.items())
+    return f"+data.mix.{name}={{source: {source}, path: {path}{more}}}"
+
+
+def write_rows(path: Path, records: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records), encoding="utf-8")
+    return path
 
 
 def good_lines() -> list[bytes]:
-    return [json.dumps(record, ensure_ascii=False).encode() for record in GOOD]
+    return [json.dumps(one, ensure_ascii=False).encode() for one in GOOD]
 
 
 def mixed_lines() -> list[bytes]:
@@ -74,34 +143,66 @@ def mixed_lines() -> list[bytes]:
     return [*lines[:7], b"", *lines[7:]]
 
 
-def written(folder: Path) -> Path:
-    return folder / "outputs" / "mine" / "main" / "convert"
-
-
 def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def stats_in(out: Path) -> dict:
+    return json.loads((out / "stats.json").read_text(encoding="utf-8"))
 
 
-def made(folder: Path) -> dict[str, bytes]:
-    """The files that depend on data and settings alone."""
-    return {name: data for name, data in contents(written(folder)).items() if name != "run.json"}
+def ids(path: Path) -> set[str]:
+    """The dialogues that a file of exchanges holds."""
+    return set(re.findall(r'^{"dialogue":"([^"]*)"', path.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def own_lines(out: Path, name: str) -> dict[str, list[bytes]]:
+    """The lines of one source in train.jsonl and test.jsonl."""
+    mark = f'"source":"{name}"'.encode()
+    return {part: [line for line in (out / part).read_bytes().splitlines() if mark in line] for part in PARTS}
+
+
+PARTS = ("train.jsonl", "test.jsonl")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def made(out: Path) -> dict[str, bytes]:
+    """The files that depend on data and settings alone; the card without the time it was written at."""
+    files = {name: data for name, data in contents(out).items() if name != "run.json"}
+    files["card.html"] = re.sub(rb"\d{4}-\d\d-\d\d \d\d:\d\d", b"", files["card.html"])
+    return files
+
+
+def check_accounts(out: Path) -> dict:
+    """stats.json, once every row of every source is found in the files or counted as left out."""
+    stats = stats_in(out)
+    used = Counter(one.partition("/")[0] for part in PARTS for one in ids(out / part))
+    rejected = Counter(reject["source"] for reject in rows(out / "rejects.jsonl") if not reject["in_part"])
+    for name, own in stats["sources"].items():
+        assert own["rejected"] == rejected[name]
+        assert own["rows"] == used[name] + own["rejected"] + own["not_drawn"] + own["not_used"], (name, own)
+    return stats
+
+
+# What becomes of rows
 
 
 def test_bad_rows_are_kept_with_line_and_reason_and_the_good_ones_convert(tmp_path: Path) -> None:
     lines = mixed_lines()
     conversion.convert(of_file(tmp_path, lines, "data.test_ratio=0.2"))
     out = written(tmp_path)
+    assert {path.name for path in out.iterdir()} == RESULTS
     rejects = rows(out / "rejects.jsonl")
     assert len(rejects) == len(BAD)
     for reject, (row, reason) in zip(rejects, BAD, strict=True):
         assert lines[reject["line"] - 1] == row == reject["row"].encode("utf-8", "surrogateescape")
         assert reason in reject["reason"]
+        assert not reject["in_part"]
         assert (reject["source"], reject["file"]) == ("file", str(tmp_path / "mine.jsonl"))
-    stats = json.loads((out / "stats.json").read_text(encoding="utf-8"))
+    stats = check_accounts(out)
     assert stats["train"]["dialogues"] + stats["test"]["dialogues"] == len(GOOD)
     assert stats["rejected"] == sum(stats["rejected_by_reason"].values()) == len(BAD)
     for part in ("train", "test"):
@@ -125,16 +226,97 @@ def test_a_row_is_one_exchange_with_these_keys(tmp_path: Path) -> None:
         assert all(list(message) == ["role", "content"] for message in row["messages"])
         assert row["reply"] and all(list(span) == ["text", "weight"] for span in row["reply"])
         assert row["source"] == "file"
-    calls = sum(m["value"].count("Action Input:") for record in GOOD for m in record["conversations"][1:])
-    turns = sum(len(record["conversations"]) // 2 for record in GOOD)
+    calls = sum(m["value"].count("Action Input:") for one in GOOD for m in one["conversations"][1:])
+    turns = sum(len(one["conversations"]) // 2 for one in GOOD)
     assert len(exchanges) == calls + turns
-    assert {row["dialogue"] for row in exchanges} == {f"file/{record['id']}" for record in GOOD}
+
+
+def test_a_dialogue_is_named_by_its_source_its_row_and_its_own_id(tmp_path: Path) -> None:
+    lines = [json.dumps(one | {"id": "same"}).encode() for one in GOOD[:4]]
+    lines += [b"[]", *(json.dumps({"conversations": one["conversations"]}).encode() for one in GOOD[4:8])]
+    conversion.convert(of_file(tmp_path, lines))
+    out = written(tmp_path)
+    named = {f"file/{number}:same" for number in range(1, 5)} | {f"file/{number}" for number in range(6, 10)}
+    assert ids(out / "train.jsonl") | ids(out / "test.jsonl") == named
+
+
+def test_rejects_of_one_kind_count_together_whatever_they_name(tmp_path: Path) -> None:
+    lines = [*good_lines(), *(bad(name=f"radio {number}", id=f"row {number}") for number in range(3))]
+    conversion.convert(of_file(tmp_path, lines))
+    assert list(stats_in(written(tmp_path))["rejected_by_reason"].values()) == [3]
+
+
+def test_a_file_of_which_nothing_can_be_read_says_why_and_keeps_its_rows(tmp_path: Path) -> None:
+    lines = [b"[1]", b"{no JSON", b"[2]", b"[3]", b"{}"]
+    with pytest.raises(ValueError) as error:
+        conversion.convert(of_file(tmp_path, lines))
+    for words in ("data.mix.file", "mine.jsonl", "ms_agent", "3 times", "no JSON object but list", "rejects.jsonl"):
+        assert words in str(error.value)
+    assert [reject["row"].encode() for reject in rows(written(tmp_path) / "rejects.jsonl")] == lines
+    conversion.convert(of_file(tmp_path, good_lines()))
+    assert rows(written(tmp_path) / "rejects.jsonl") == []
+
+
+def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
+    lines = good_lines()
+    conversion.convert(of_file(tmp_path, [b"\xef\xbb\xbf" + lines[0], *lines[1:]]))
+    assert (written(tmp_path) / "rejects.jsonl").read_text() == ""
+
+
+@pytest.fixture(scope="module")
+def kinds_of_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ten rows of each kind of file, of which the fourth calls a tool that is not on offer."""
+    folder = tmp_path_factory.mktemp("kinds")
+
+    def ten(kind: str) -> list[dict]:
+        names = ["radio" if number == 3 else "lamp" for number in range(10)]
+        return [record(f"{kind} {number}!", name=name) for number, name in enumerate(names)]
+
+    write_rows(folder / "a.jsonl", ten("jsonl"))
+    with (folder / "b.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "conversations"])
+        table.writerows([one["id"], repr(one["conversations"])] for one in ten("csv"))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ten("parquet")), folder / "c.parquet")
+    (folder / "d.json.gz").write_bytes(gzip.compress(json.dumps(ten("json"), indent=1).encode()))
+    (folder / "deeper").mkdir()
+    with pyarrow.output_stream(str(folder / "deeper" / "e.jsonl.zst"), compression="zstd") as packed:
+        packed.write("".join(json.dumps(one) + "\n" for one in ten("zst")).encode())
+    (folder / "notes.txt").write_text("no data", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pattern", "bad_rows"),
+    [
+        (None, {"a.jsonl": 4, "b.csv": 5, "c.parquet": 4, "d.json.gz": 4, "deeper/e.jsonl.zst": 4}),
+        ("*.jsonl*", {"a.jsonl": 4, "deeper/e.jsonl.zst": 4}),
+        ("deeper/*", {"deeper/e.jsonl.zst": 4}),
+    ],
+)
+def test_a_folder_of_files_of_every_kind_is_one_source(
+    tmp_path: Path, kinds_of_files: Path, pattern: str | None, bad_rows: dict[str, int]
+) -> None:
+    chosen = [f"data.mix.file.files='{pattern}'"] if pattern else []
+    out = converted(tmp_path, *reading(kinds_of_files), *chosen)
+    stats = check_accounts(out)
+    assert stats["sources"]["file"]["rows"] == 10 * len(bad_rows)
+    assert stats["by_source"] == {"file": 9 * len(bad_rows)}
+    rejects = rows(out / "rejects.jsonl")
+    assert {reject["file"]: reject["line"] for reject in rejects} == {
+        str(kinds_of_files / name): line for name, line in bad_rows.items()
+    }
+    assert len(rejects) == len(bad_rows)
+    assert all("radio" in reject["reason"] and " 3!" in reject["row"] for reject in rejects)
+
+
+# Splitting and sampling
 
 
 def test_train_and_test_share_no_dialogue_and_test_dialogues_are_those_of_the_test_rows(tmp_path: Path) -> None:
     conversion.convert(of_file(tmp_path, good_lines(), "data.test_ratio=0.2"))
     out = written(tmp_path)
-    train, test = ({row["dialogue"] for row in rows(out / f"{part}.jsonl")} for part in ("train", "test"))
+    train, test = ids(out / "train.jsonl"), ids(out / "test.jsonl")
     assert (len(train), len(test)) == (24, 6)
     assert not train & test
     assert {row["dialogue"]["id"] for row in rows(out / "test_dialogues.jsonl")} == test
@@ -147,10 +329,10 @@ def test_held_out_families_are_only_tested_on_and_flagged_as_unseen(tmp_path: Pa
     tested = rows(out / "test_dialogues.jsonl")
     unseen = {row["dialogue"]["id"] for row in tested if row["dialogue"]["family"] == "hotels"}
     assert len(unseen) == HOTELS
-    assert not unseen & {row["dialogue"] for row in rows(out / "train.jsonl")}
+    assert not unseen & ids(out / "train.jsonl")
     assert {row["seen"] for row in tested if row["dialogue"]["id"] in unseen} == {False}
     assert True in {row["seen"] for row in tested}
-    stats = json.loads((out / "stats.json").read_text(encoding="utf-8"))
+    stats = stats_in(out)
     assert stats["test_unseen"] == sum(not row["seen"] for row in tested)
     assert stats["test_seen"] == sum(row["seen"] for row in tested)
 
@@ -159,42 +341,231 @@ def test_a_bound_on_held_out_dialogues_counts_those_not_used(tmp_path: Path) -> 
     conversion.convert(of_file(tmp_path, good_lines(), "data.heldout_families=[hotels]", "data.heldout_max=1"))
     families = Counter(row["dialogue"]["family"] for row in rows(written(tmp_path) / "test_dialogues.jsonl"))
     assert families["hotels"] == 1
-    stats = json.loads((written(tmp_path) / "stats.json").read_text(encoding="utf-8"))
-    assert stats["heldout_not_used"] == HOTELS - 1
+    stats = check_accounts(written(tmp_path))
+    assert stats["heldout_not_used"] == stats["sources"]["file"]["not_used"] == HOTELS - 1
 
 
-@pytest.mark.parametrize("mix", ["file", "synthetic"])
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_split(tmp_path: Path, mix: str) -> None:
-    def convert(name: str, seed: int) -> dict[str, bytes]:
-        overrides = (f"seed={seed}", "data.test_ratio=0.2")
-        (tmp_path / name).mkdir()
-        if mix == "file":
-            lines = tmp_path / "mine.jsonl"
-            lines.write_bytes(b"\n".join(mixed_lines()) + b"\n")
-            overrides += ("data/mix=files", f"data.mix.file.path={lines}")
-        else:
-            overrides += ("data.mix.synthetic.count=30", "data.mix.synthetic.languages=[en,zh]")
-        conversion.convert(configured(tmp_path / name, *overrides))
-        return made(tmp_path / name)
-
-    first, again, other = convert("first", 1), convert("again", 1), convert("other", 2)
-    assert set(first) == {"train.jsonl", "test.jsonl", "test_dialogues.jsonl", "rejects.jsonl", "stats.json"}
-    assert first == again
-    assert first["test.jsonl"] != other["test.jsonl"]
+def test_data_of_held_out_families_alone_is_refused(tmp_path: Path) -> None:
+    families = sorted({one["family"] for one in GOOD})
+    with pytest.raises(ValueError, match="no dialogue is left to train on.*heldout_families"):
+        conversion.convert(of_file(tmp_path, good_lines(), f"data.heldout_families={families}".replace("'", "")))
 
 
 def test_a_count_takes_that_many_dialogues(tmp_path: Path) -> None:
     conversion.convert(of_file(tmp_path, good_lines(), "data.mix.file.count=12", "data.test_ratio=0.25"))
-    stats = json.loads((written(tmp_path) / "stats.json").read_text(encoding="utf-8"))
+    stats = check_accounts(written(tmp_path))
     assert (stats["train"]["dialogues"], stats["test"]["dialogues"]) == (9, 3)
 
 
-def test_rows_of_the_same_id_stay_dialogues_of_their_own(tmp_path: Path) -> None:
-    lines = [json.dumps(record | {"id": "same"}).encode() for record in GOOD[:4]]
-    lines += [json.dumps({"conversations": record["conversations"]}).encode() for record in GOOD[4:8]]
-    conversion.convert(of_file(tmp_path, lines))
-    out = written(tmp_path)
-    assert len({row["dialogue"] for row in rows(out / "train.jsonl") + rows(out / "test.jsonl")}) == 8
+def test_a_count_is_met_although_many_rows_are_bad_and_drawn_from_all_of_the_file(tmp_path: Path) -> None:
+    kinds = ["radio" if number % 5 < 3 else "lamp" for number in range(1000)]  # 400 rows are good
+    path = write_rows(tmp_path / "a.jsonl", [record(f"{n}!", name=name) for n, name in enumerate(kinds)])
+    out = converted(tmp_path, *reading(path), "data.mix.file.count=200")
+    stats = check_accounts(out)
+    assert stats["by_source"] == {"file": 200}
+    numbers = [int(re.search(r"/(\d+)", one)[1]) for part in PARTS for one in ids(out / part)]
+    assert 450 < mean(numbers) < 550  # 500 +- 14 by chance
+    assert min(numbers) < 40 and max(numbers) > 960
+
+
+def test_a_count_beyond_the_good_rows_takes_them_all_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, heard: None
+) -> None:
+    conversion.convert(of_file(tmp_path, mixed_lines(), "data.mix.file.count=40"))
+    stats = check_accounts(written(tmp_path))
+    assert stats["by_source"] == {"file": len(GOOD)}
+    assert stats["sources"]["file"]["not_drawn"] == 0
+    assert f"file: only {len(GOOD)} of the 40 rows wanted are there; all are used" in caplog.messages
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What our logger says reaches caplog, also once `log.set_up` has taken it off the root logger."""
+    logger = logging.getLogger("fabrictune")
+    with caplog.at_level(logging.INFO, logger="fabrictune"):
+        propagated, logger.propagate = logger.propagate, False
+        logger.addHandler(caplog.handler)
+        yield
+        logger.removeHandler(caplog.handler)
+        logger.propagate = propagated
+
+
+@pytest.mark.parametrize("mix", ["file", "synthetic"])
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_split(tmp_path: Path, mix: str) -> None:
+    lines = tmp_path / "mine.jsonl"
+    lines.write_bytes(b"\n".join(mixed_lines()) + b"\n")
+    source = {
+        "file": reading(lines),
+        "synthetic": ("data.mix.synthetic.count=30", "data.mix.synthetic.languages=[en,zh]"),
+    }
+
+    def convert(name: str, seed: int) -> dict[str, bytes]:
+        return made(converted(tmp_path / name, f"seed={seed}", "data.test_ratio=0.2", *source[mix]))
+
+    first, again, other = convert("first", 1), convert("again", 1), convert("other", 2)
+    assert set(first) == RESULTS - {"run.json"}
+    assert first == again
+    assert first["test.jsonl"] != other["test.jsonl"]
+
+
+def test_adding_a_source_changes_no_row_of_the_others(tmp_path: Path) -> None:
+    paths = {
+        name: write_rows(tmp_path / f"{name}.jsonl", [make(f"{name} {number}!") for number in range(150)])
+        for name, make in {"first": record, "early": record, "late": talk, "chat": talk}.items()
+    }
+    alone = (*reading(paths["first"]), "data.mix.file.count=100", "data.test_ratio=0.1")
+    alone += (adding("chat", "ms_bench", paths["chat"], count=70),)
+    before = converted(tmp_path / "alone", *alone)
+    added = adding("early", "ms_agent", paths["early"]), adding("late", "ms_bench", paths["late"], ratio=0.5)
+    after = converted(tmp_path / "more", *alone, *added)
+    assert set(stats_in(after)["by_source"]) == {"file", "chat", "early", "late"}
+    for name, tests in (("file", 10), ("chat", 0)):
+        assert len({json.loads(line)["dialogue"] for line in own_lines(after, name)["test.jsonl"]}) == tests
+        assert own_lines(before, name) == own_lines(after, name)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_duplicates_stand_on_one_side_also_across_sources(tmp_path: Path, seed: int) -> None:
+    queries = [f"Turn on lamp {number}, please" for number in range(60)]
+    twins = [re.sub("[ ,]", "", query).upper() + "!!" for query in queries]
+    first = write_rows(tmp_path / "first.jsonl", list(map(record, [*queries, *twins[:30]])))
+    second = write_rows(tmp_path / "second.jsonl", list(map(record, [f"{one}?" for one in twins])))
+    out = converted(
+        tmp_path,
+        *reading(first),
+        adding("second", "ms_agent", second),
+        *("data.test_ratio=0.3", f"seed={seed}"),
+    )
+    sides: dict[str, set[str]] = {}
+    for part in PARTS:
+        for row in rows(out / part):
+            said = row["messages"][-1]["content"].partition("Action:")[0]
+            lamp = re.search(r"lamp ?(\d+)", said, re.IGNORECASE)
+            sides.setdefault(lamp[1], set()).add(part)
+    assert len(sides) == 60
+    assert {len(own) for own in sides.values()} == {1}
+    assert check_accounts(out)["sources"]["file"]["test"]["dialogues"] == 27
+
+
+def test_the_same_query_with_other_tools_is_no_duplicate(tmp_path: Path) -> None:
+    system = LAMP.replace("1. lamp", "1. torch")
+    torches = [record(f"{number}!", system=system, name="torch") for number in range(40)]
+    path = write_rows(tmp_path / "a.jsonl", [record(f"{number}!") for number in range(40)] + torches)
+    out = converted(tmp_path, *reading(path), "data.test_ratio=0.5")
+    numbers = [{int(re.search(r"/(\d+)", one)[1]) % 40 for one in ids(out / part)} for part in PARTS]
+    assert numbers[0] & numbers[1]
+
+
+def test_general_chat_that_repeats_a_test_query_is_not_trained_on(tmp_path: Path) -> None:
+    agent = write_rows(tmp_path / "agent.jsonl", [talk(f"What is {number}?") for number in range(40)])
+    chat = write_rows(tmp_path / "chat.jsonl", [talk(f"WHAT is {number}") for number in range(80)])
+    out = converted(tmp_path, *reading(agent), adding("chat", "ms_bench", chat), "data.test_ratio=0.25")
+    tested = {int(row["dialogue"]["turns"][0]["query"][8:-1]) for row in rows(out / "test_dialogues.jsonl")}
+    assert len(tested) == 10
+    trained = {int(row["messages"][-1]["content"][8:]) for row in rows(out / "train.jsonl") if row["source"] == "chat"}
+    assert trained == set(range(80)) - tested
+    assert check_accounts(out)["sources"]["chat"]["not_used"] == 10
+
+
+def test_self_cognition_bears_the_names_given_and_is_never_tested_on(tmp_path: Path) -> None:
+    me = "source: self_cognition, count: 60, languages: [zh, en]"
+    names = "names: {zh: '小织', en: Weaver}, authors: {zh: '织造局', en: The Loom}"
+    out = converted(tmp_path, "data.mix.synthetic.count=20", f"+data.mix.me={{{me}, {names}}}", "data.test_ratio=0.5")
+    assert {row["source"] for row in rows(out / "test_dialogues.jsonl")} == {"synthetic"}
+    assert stats_in(out)["sources"]["me"]["train"]["dialogues"] == 60
+    said = " ".join(span["text"] for row in rows(out / "train.jsonl") if row["source"] == "me" for span in row["reply"])
+    assert all(name in said for name in ("小织", "Weaver", "织造局", "The Loom"))
+
+
+# The tutorial's mix
+
+
+def captured_row(number: int) -> dict:
+    """The last request of a turn with one call, as AgentFabric sends it, and its reply."""
+    step = Step(Call("lamp", {}), "on")
+    dialogue = Dialogue("", (LAMP_TOOL,), (Turn(f"Captured lamp {number}!", (step,), "Done."),), "Be brief.")
+    last = list(agentfabric.render(dialogue, "captured"))[-1]
+    said = [{"role": message.role, "content": message.content} for message in last.messages]
+    return {"messages": said, "reply": last.reply_text}
+
+
+def tutorial_data(folder: Path, agent: int, captured: int, general: int, unwanted: int = 0) -> None:
+    """Files where the tutorial's datasets belong; of the general rows, `unwanted` are left out by ms-swift's rule."""
+    every = general // unwanted if unwanted else general + 1
+    chats = [talk(f"Question {n}?", "I am moss." if n % every == every - 1 else "I see.") for n in range(general)]
+    write_rows(
+        folder / "iic/ms_agent/train_agent_react.jsonl",
+        [record(f"Lamp {number}!", id=number) for number in range(agent)],
+    )
+    write_rows(
+        folder / "AI-ModelScope/ms_agent_for_agentfabric/addition.jsonl", list(map(captured_row, range(captured)))
+    )
+    write_rows(folder / "iic/ms_agent/other.jsonl", [record("Not among the tutorial's files")])
+    write_rows(folder / "iic/ms_bench/1.jsonl", chats[: general // 2])
+    write_rows(folder / "iic/ms_bench/2.jsonl", chats[general // 2 :])
+
+
+def test_the_tutorials_mix_gives_the_tutorials_numbers(tmp_path: Path) -> None:
+    tutorial_data(tmp_path / "data", agent=30_000, captured=488, general=70_000, unwanted=700)
+    start = time.monotonic()
+    out = converted(tmp_path, "+experiment=qwen7b_mix2", "name=mine", f"data.folder={tmp_path / 'data'}")
+    print(f"the tutorial's 103,488 rows: {time.monotonic() - start:.1f} s")
+    stats = check_accounts(out)
+    own = stats["sources"]
+    assert {name: source["rows"] for name, source in own.items()} == {
+        "agent": 30_000,
+        "captured": 488,
+        "self_cognition": 3_000,
+        "general": 70_000,
+    }
+    assert stats["test"]["dialogues"] == 305
+    assert own["agent"]["train"]["dialogues"] + own["captured"]["train"]["dialogues"] == 30_183
+    assert own["general"]["train"]["dialogues"] == 60_366
+    assert own["self_cognition"]["train"]["dialogues"] == 3_000
+    assert stats["train"]["dialogues"] == 30_183 + 60_366 + 3_000
+    assert Counter(row["source"] for row in rows(out / "test_dialogues.jsonl")) == {"agent": 300, "captured": 5}
+    assert 500 < own["general"]["rejected"] <= 700
+    general = [int(one.partition("/")[2]) for one in ids(out / "train.jsonl") if one.startswith("general/")]
+    assert 34_800 < mean(general) < 35_200  # 35,000 +- 30 by chance; of the first 60,366 it would be 30,183
+    assert ids(out / "train.jsonl").isdisjoint(ids(out / "test.jsonl"))
+
+
+@pytest.mark.parametrize(("mix", "general"), [("mix0", 0), ("mix1", 344), ("mix2", 688), ("mix4", 1000)])
+def test_the_points_of_the_sweep_differ_in_general_chat_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, heard: None, mix: str, general: int
+) -> None:
+    tutorial_data(tmp_path / "data", agent=300, captured=48, general=1000)
+    fewer = "data.mix.self_cognition.count=30"
+    out = converted(tmp_path, f"data/mix={mix}", f"data.folder={tmp_path / 'data'}", fewer)
+    stats = check_accounts(out)
+    assert stats["by_source"].get("general", 0) == general
+    assert stats["test"]["dialogues"] == 4
+    assert stats["train"]["dialogues"] == 344 + 30 + general
+    said = "general: only 1000 of the 1376 rows wanted are there; all are used"
+    assert (said in caplog.messages) is (mix == "mix4")
+
+
+@pytest.mark.parametrize("hub", ["modelscope", "huggingface"])
+def test_a_hub_that_cannot_be_reached_is_answered_with_where_to_put_the_files(tmp_path: Path, hub: str) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    environment = os.environ | {
+        "HOME": str(tmp_path),
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "MODELSCOPE_ENDPOINT": endpoint,
+        "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+    }
+    overrides = [f"data/mix={hub}", f"data.mix.hub.{hub}=some/thing", f"data.folder={tmp_path / 'data'}"]
+    command = [sys.executable, "convert.py", *own_folder(tmp_path), *overrides]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"error: data.mix.hub: some/thing cannot be fetched from {hub} (")
+    assert f"into {tmp_path / 'data' / 'some' / 'thing'}/" in last
+    assert not (tmp_path / "outputs").exists()
+
+
+# The run's folder
 
 
 def test_a_finished_folder_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -213,21 +584,26 @@ def test_a_finished_folder_is_refused_and_untouched(tmp_path: Path) -> None:
 
 def test_another_content_of_the_same_file_is_another_setting(tmp_path: Path) -> None:
     conversion.convert(of_file(tmp_path, good_lines()))
-    with pytest.raises(ValueError, match="with other settings .*mix.file.sha256"):
+    with pytest.raises(ValueError, match=r"with other settings .*mix\.file\.files\..*mine\.jsonl: "):
         conversion.convert(of_file(tmp_path, good_lines()[1:], "resume=true"))
+
+
+def test_the_number_of_processes_is_no_setting_of_the_result(tmp_path: Path) -> None:
+    conversion.convert(of_file(tmp_path, good_lines(), "data.processes=1"))
+    conversion.convert(of_file(tmp_path, good_lines(), "data.processes=2", "resume=true"))
 
 
 def test_overwriting_replaces_a_finished_folder(tmp_path: Path) -> None:
     conversion.convert(of_file(tmp_path, mixed_lines()))
     conversion.convert(of_file(tmp_path, good_lines()[:5], "overwrite=true"))
-    stats = json.loads((written(tmp_path) / "stats.json").read_text(encoding="utf-8"))
+    stats = check_accounts(written(tmp_path))
     assert stats["rejected"] == 0
     assert stats["train"]["dialogues"] + stats["test"]["dialogues"] == 5
 
 
 def test_a_missing_file_is_named_and_blocks_nothing(tmp_path: Path) -> None:
     missing = tmp_path / "mine.jsonl"
-    config = configured(tmp_path, "data/mix=files", f"data.mix.file.path={missing}")
+    config = configured(tmp_path, *reading(missing))
     with pytest.raises(FileNotFoundError, match="mine.jsonl: no such file"):
         conversion.convert(config)
     missing.write_bytes(b"\n".join(good_lines()))
@@ -235,51 +611,213 @@ def test_a_missing_file_is_named_and_blocks_nothing(tmp_path: Path) -> None:
     assert (written(tmp_path) / "train.jsonl").exists()
 
 
-def test_a_file_of_which_nothing_can_be_read_says_why_and_keeps_its_rows(tmp_path: Path) -> None:
-    lines = [b"[1]", b"{no JSON", b"[2]", b"[3]", b"{}"]
-    with pytest.raises(ValueError) as error:
-        conversion.convert(of_file(tmp_path, lines))
-    for words in ("data.mix.file", "mine.jsonl", "ms_agent", "3 times", "no JSON object but list", "rejects.jsonl"):
-        assert words in str(error.value)
-    assert [reject["row"].encode() for reject in rows(written(tmp_path) / "rejects.jsonl")] == lines
-    conversion.convert(of_file(tmp_path, good_lines()))
-    assert rows(written(tmp_path) / "rejects.jsonl") == []
+# Processes
 
 
-def test_a_killed_run_starts_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = of_file(tmp_path, good_lines())
+@pytest.fixture(scope="module")
+def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows for several workers, one in a hundred a bad one."""
+    names = ["radio" if number % 100 == 99 else "lamp" for number in range(12_000)]
+    records = [record(f"{number}!", name=name, observation="on " * (number % 50)) for number, name in enumerate(names)]
+    assert len(records) > 2 * conversion.FEW
+    return write_rows(tmp_path_factory.mktemp("many") / "many.jsonl", records)
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(conversion, "_statistics", killed)
-        with pytest.raises(KeyboardInterrupt):
-            conversion.convert(config)
-    assert json.loads((written(tmp_path) / "run.json").read_text(encoding="utf-8"))["finished"] is None
-    (written(tmp_path) / "leftover.jsonl").write_text("half", encoding="utf-8")
+@pytest.fixture(scope="module")
+def undisturbed(many_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What two processes make of them."""
+    out = converted(tmp_path_factory.mktemp("undisturbed"), *reading(many_rows), "data.processes=2")
+    assert check_accounts(out)["rejected"] == 120
+    return made(out)
+
+
+def test_one_process_makes_the_same_bytes_as_two(
+    tmp_path: Path, many_rows: Path, undisturbed: dict[str, bytes]
+) -> None:
+    assert made(converted(tmp_path, *reading(many_rows), "data.processes=1")) == undisturbed
+
+
+def are_converted(process: psutil.Process, out: Path) -> bool:
+    """Whether results of the workers have reached the disk; they lie in a file without a name there."""
+    sizes = []
+    with suppress(FileNotFoundError):  # a file is closed meanwhile
+        for opened in Path(f"/proc/{process.pid}/fd").iterdir():
+            name = os.readlink(opened)
+            if name.startswith(str(out)) and name.endswith(" (deleted)"):
+                sizes.append(opened.stat().st_size)
+    return len(process.children()) == 2 and any(sizes)
+
+
+def are_written(process: psutil.Process, out: Path) -> bool:
+    return any(part.stat().st_size for part in out.glob(".train.jsonl.*.part"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells when rows are being converted")
+@pytest.mark.parametrize("moment", [are_converted, are_written])
+def test_a_run_killed_at_once_leaves_no_result_and_no_worker_and_the_next_one_starts_clean(
+    tmp_path: Path, many_rows: Path, undisturbed: dict[str, bytes], moment: Callable[[psutil.Process, Path], bool]
+) -> None:
+    out = written(tmp_path)
+    command = [sys.executable, "convert.py", *own_folder(tmp_path), *reading(many_rows), "data.processes=2"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as started:
+        process = psutil.Process(started.pid)
+        while not moment(process, out):
+            assert started.poll() is None, "it ended before the moment came"
+            time.sleep(0.001)
+        workers = process.children()
+        started.send_signal(signal.SIGKILL)
+        started.wait()
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    left = {path.name for path in out.iterdir()}
+    assert any(name.endswith(".part") for name in left)
+    assert all(name.startswith(".") for name in left if name.endswith(".part"))
+    assert left & RESULTS == ({"run.json"} if moment is are_converted else {"run.json", "rejects.jsonl"})
+    assert all((out / name).read_bytes() == undisturbed[name] for name in left & set(undisturbed))
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["finished"] is None
+    assert made(converted(tmp_path, *reading(many_rows), "data.processes=2")) == undisturbed
+
+
+# Formats
+
+READERS: dict[str, Callable[[dict], Dialogue]] = {
+    "ms_agent": ms_agent.parse,
+    "openai": openai.parse,
+    "agentfabric": captured.parse,
+    "agentfabric_v072": captured.parse,
+    "messages": messages.parse,
+}
+SOURCES = {"agentfabric_v072": "agentfabric"} | {name: name for name in READERS if name != "agentfabric_v072"}
+FOR_AGENTS = ("ms_agent", "openai", "agentfabric", "agentfabric_v072")
+
+
+def gist(dialogue: Dialogue) -> list[tuple]:
+    """What is said and called, turn by turn."""
+    return [
+        (turn.query, [(step.call.name, step.call.arguments, step.observation) for step in turn.steps], turn.answer)
+        for turn in dialogue.turns
+    ]
+
+
+def read_back(out: Path, format: str) -> list[list[tuple]]:
+    """The dialogues that the rows of train.jsonl say."""
+    lines = enumerate((out / "train.jsonl").read_text(encoding="utf-8").splitlines())
+    read = captured.uncovered(lines) if SOURCES[format] == "agentfabric" else lines
+    return [gist(READERS[format](json.loads(text))) for _, text in read]
+
+
+@pytest.fixture(scope="module")
+def in_format(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The good rows in each format, written once."""
+    folders: dict[str, Path] = {}
+
+    def make(format: str) -> Path:
+        if format not in folders:
+            folder = tmp_path_factory.mktemp(format)
+            path = write_rows(folder / "good.jsonl", GOOD)
+            folders[format] = converted(folder, *reading(path), f"data.format={format}", "data.test_ratio=0")
+        return folders[format]
+
+    return make
+
+
+@pytest.mark.parametrize("second", FOR_AGENTS)
+@pytest.mark.parametrize("first", FOR_AGENTS)
+def test_what_one_format_holds_converts_to_any_other(
+    tmp_path: Path, in_format: Callable[[str], Path], first: str, second: str
+) -> None:
+    out = in_format(first)
+    assert read_back(out, first) == list(map(gist, DIALOGUES))
+    again = converted(
+        tmp_path,
+        *reading(out / "train.jsonl", SOURCES[first]),
+        *(f"data.format={second}", "data.test_ratio=0"),
+    )
+    assert read_back(again, second) == list(map(gist, DIALOGUES))
+    assert (again / "rejects.jsonl").read_text() == ""
+    stats = check_accounts_of_foreign(again) if second in ("ms_agent", "openai") else check_accounts(again)
+    covered = sum(len(one.calls) + len(one.turns) - 1 for one in DIALOGUES)
+    assert stats["sources"]["file"]["covered"] == (covered if SOURCES[first] == "agentfabric" else 0)
+
+
+def check_accounts_of_foreign(out: Path) -> dict:
+    stats = stats_in(out)
+    assert stats["train"] == {"dialogues": len(GOOD), "exchanges": len(GOOD)}
+    assert len(rows(out / "train.jsonl")) == len(GOOD)
+    return stats
+
+
+@pytest.mark.parametrize("second", ["messages", "openai", "ms_agent"])
+def test_plain_chat_converts_between_the_formats_that_hold_it(tmp_path: Path, second: str) -> None:
+    chats = [Dialogue("", (), (Turn(f"{n}?", (), "So."), Turn("And?", (), "Ah.")), "Be brief.") for n in range(5)]
+    path = write_rows(tmp_path / "chat.jsonl", list(map(messages.render, chats)))
+    first = converted(tmp_path / "1", *reading(path, "messages"), f"data.format={second}")
+    assert stats_in(first)["sources"]["file"]["test"]["dialogues"] == 0
+    again = converted(
+        tmp_path / "2", *reading(first / "train.jsonl", second), "data.format=messages", "data.test_ratio=0"
+    )
+    assert read_back(again, "messages") == list(map(gist, chats))
+    assert {row["messages"][0]["content"] for row in rows(again / "train.jsonl")} == {"Be brief."}
+
+
+def test_dialogues_with_tools_are_refused_where_the_format_holds_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="plain messages cannot hold tools"):
+        conversion.convert(of_file(tmp_path, good_lines(), "data.format=messages"))
+
+
+def test_the_config_knows_the_formats_for_other_trainers() -> None:
+    assert {format.value for format in configuration.FOREIGN} == set(row_conversion.FOREIGN)
+
+
+@pytest.mark.parametrize("format", ["ms_agent", "openai", "messages"])
+@pytest.mark.parametrize("start", [training.train, evaluation.evaluate])
+def test_data_for_other_trainers_is_refused_by_our_own(
+    tmp_path: Path, format: str, start: Callable[[Config], None]
+) -> None:
+    path = write_rows(tmp_path / "chat.jsonl", [talk(f"{number}?") for number in range(5)])
+    config = configured(tmp_path, *reading(path), f"data.format={format}", "data.test_ratio=0.5")
     conversion.convert(config)
-    assert json.loads((written(tmp_path) / "run.json").read_text(encoding="utf-8"))["finished"]
-    assert not (written(tmp_path) / "leftover.jsonl").exists()
+    with pytest.raises(ValueError, match=f"was written with data.format={format}, for other trainers") as refused:
+        start(config)
+    assert "data.format=agentfabric or agentfabric_v072" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in written(tmp_path).parent.iterdir()] == ["convert"]
 
 
-def test_rejects_of_one_kind_count_together_whatever_they_name(tmp_path: Path) -> None:
-    lines = [*good_lines(), *(bad(name=f"radio {number}", id=f"row {number}") for number in range(3))]
-    conversion.convert(of_file(tmp_path, lines))
-    reasons = json.loads((written(tmp_path) / "stats.json").read_text())["rejected_by_reason"]
-    assert list(reasons.values()) == [3]
+@pytest.fixture(scope="module")
+def lamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("lamps") / "a.jsonl", [record(f"{number}!") for number in range(400)])
 
 
-def test_data_of_held_out_families_alone_is_refused(tmp_path: Path) -> None:
-    families = sorted({record["family"] for record in GOOD})
-    with pytest.raises(ValueError, match="no dialogue is left to train on.*heldout_families"):
-        conversion.convert(of_file(tmp_path, good_lines(), f"data.heldout_families={families}".replace("'", "")))
+def test_both_shapes_occur_by_their_weights_one_a_dialogue(tmp_path: Path, lamps: Path) -> None:
+    def shapes(folder: str, weights: str) -> Counter[str]:
+        out = converted(tmp_path / folder, *reading(lamps), f"data.shapes={weights}", "data.test_ratio=0")
+        continued = [row for row in rows(out / "train.jsonl") if row["step"]]
+        assert len(continued) == 400
+        return Counter(row["messages"][-1]["role"] for row in continued)
+
+    assert shapes("chat", "{chat: 2, raw: 0}") == {"user": 400}
+    assert shapes("raw", "{chat: 0, raw: 2}") == {"assistant": 400}
+    half = shapes("half", "{chat: 1, raw: 1}")
+    assert half.total() == 400 and 150 < half["user"] < 250  # 200 +- 10 by chance
 
 
-def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
-    lines = good_lines()
-    conversion.convert(of_file(tmp_path, [b"\xef\xbb\xbf" + lines[0], *lines[1:]]))
-    assert (written(tmp_path) / "rejects.jsonl").read_text() == ""
+@pytest.mark.parametrize(("format", "usual", "other"), [("agentfabric", 1, 2), ("agentfabric_v072", 2, 1)])
+def test_the_other_clients_line_breaks_occur_as_often_as_asked(
+    tmp_path: Path, lamps: Path, format: str, usual: int, other: int
+) -> None:
+    def breaks(share: float) -> Counter[int]:
+        out = converted(
+            tmp_path / str(share),
+            *reading(lamps),
+            *(f"data.format={format}", f"data.other_break={share}", "data.test_ratio=0"),
+        )
+        results = [re.findall(r"(\n+)Observation: <", row["messages"][-1]["content"]) for row in rows(out / PARTS[0])]
+        return Counter(len(breaks) for found in results for breaks in found)
+
+    assert breaks(0) == {usual: 400}
+    assert breaks(1) == {other: 400}
+    half = breaks(0.5)
+    assert half.total() == 400 and 150 < half[other] < 250
 
 
 def test_weights_of_names_arguments_and_answers_stand_in_the_rows(tmp_path: Path) -> None:
@@ -290,3 +828,152 @@ def test_weights_of_names_arguments_and_answers_stand_in_the_rows(tmp_path: Path
         texts = {span["text"] for span in row["reply"]}
         found |= {("call" if "Observation:" in texts else "answer", span["weight"]) for span in row["reply"]}
     assert found == {("call", 1.0), ("call", 2.0), ("call", 3.0), ("answer", 0.5)}
+
+
+# Rows that are too long
+
+LIMIT = 2000
+LONG_QUERY = "y" * 5000
+TALKS = {
+    "short": [Turn("Light!", (Step(Call("lamp", {}), "on"),), "Done.")],
+    "wordy": [Turn("Tell me all!", (Step(Call("lamp", {}), "x" * 5000),), "That is all.")],
+    "chatty": [Turn(f"And {number}?", (), f"{number} is " + "z" * 300) for number in range(6)],
+    "hopeless": [Turn(LONG_QUERY, (), "No.")],
+    "partly": [Turn("Hello there!", (), "Hello."), Turn(LONG_QUERY, (), "No.")],
+}
+CUT, WHOLE, GONE = "cut", "whole", "gone"
+FATES = {
+    "keep": dict.fromkeys(TALKS, WHOLE),
+    "drop": {"short": WHOLE, "wordy": CUT, "chatty": CUT, "hopeless": GONE, "partly": CUT},
+    "truncate_observation": {"short": WHOLE, "wordy": WHOLE, "chatty": CUT, "hopeless": GONE, "partly": CUT},
+    "split_history": {"short": WHOLE, "wordy": CUT, "chatty": WHOLE, "hopeless": GONE, "partly": CUT},
+}
+
+
+def tokens(row: dict) -> int:
+    """The tokens of an exchange in ChatML by a tokenizer that makes one of each byte and of each special token."""
+    frames = sum(len(f"{message['role']}\n{message['content']}\n".encode()) + 2 for message in row["messages"])
+    reply = "".join(span["text"] for span in row["reply"])
+    return frames + len(f"assistant\n{reply}".encode()) + 2
+
+
+@pytest.fixture(scope="module")
+def by_policy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folders: dict[str, Path] = {}
+
+    def make(policy: str) -> Path:
+        if policy not in folders:
+            folder = tmp_path_factory.mktemp(policy)
+            long = [ms_agent.render(Dialogue(id, (LAMP_TOOL,), tuple(turns))) for id, turns in TALKS.items()]
+            path = write_rows(folder / "long.jsonl", long)
+            model = ("model=folder", f"model.id={tiny_model}", "data.count_tokens=true")
+            overrides = (*model, f"data.max_length={LIMIT}", f"data.long={policy}", "data.test_ratio=0")
+            folders[policy] = converted(folder, *reading(path), *overrides)
+        return folders[policy]
+
+    return make
+
+
+@pytest.mark.parametrize("policy", FATES)
+def test_what_is_too_long_meets_the_fate_chosen_for_it(by_policy: Callable[[str], Path], policy: str) -> None:
+    out = by_policy(policy)
+    exchanges = rows(out / "train.jsonl")
+    if policy != "keep":
+        assert max(map(tokens, exchanges)) <= LIMIT
+    fates = {}
+    for number, (id, turns) in enumerate(TALKS.items(), 1):
+        found = sum(row["dialogue"].partition("#")[0] == f"file/{number}:{id}" for row in exchanges)
+        whole = sum(len(turn.steps) + 1 for turn in turns)
+        fates[id] = WHOLE if found == whole else CUT if found else GONE
+    assert fates == FATES[policy]
+    rejects = {reject["line"]: reject for reject in rows(out / "rejects.jsonl")}
+    told = {id: rejects.get(number) for number, id in enumerate(TALKS, 1)}
+    assert {id: GONE if not one["in_part"] else CUT for id, one in told.items() if one} == {
+        id: fate for id, fate in fates.items() if fate != WHOLE
+    }
+    for id, one in told.items():
+        if one:
+            assert re.match(rf"too long: \d+ of \d+ exchanges have more than data.max_length={LIMIT} ", one["reason"])
+            assert [turn.query for turn in TALKS[id]] == [
+                said["value"] for said in json.loads(one["row"])["conversations"] if said["from"] == "user"
+            ]
+    stats = stats_in(out)
+    assert stats["rejected"] == stats["sources"]["file"]["rejected"] == list(fates.values()).count(GONE)
+    assert stats["kept_in_part"] == list(fates.values()).count(CUT)
+
+
+def test_exchanges_that_are_too_long_are_counted_and_measured(by_policy: Callable[[str], Path]) -> None:
+    lengths = [tokens(row) for row in rows(by_policy("keep") / "train.jsonl")]
+    own = stats_in(by_policy("keep"))["sources"]["file"]
+    assert own["exchanges_too_long"] == sum(length > LIMIT for length in lengths) > 3
+    assert (own["length"]["unit"], own["length"]["measured"]) == ("tokens", len(lengths))
+    assert own["length"]["max"] == pytest.approx(max(lengths), rel=0.02)
+    assert own["length"]["mean"] == pytest.approx(mean(lengths), rel=0.02)
+
+
+@pytest.mark.parametrize("policy", [policy for policy in FATES if policy != "keep"])
+def test_what_is_too_long_is_counted_before_it_is_left_out(by_policy: Callable[[str], Path], policy: str) -> None:
+    kept, other = (stats_in(by_policy(one))["sources"]["file"]["exchanges_too_long"] for one in ("keep", policy))
+    assert other == kept
+
+
+def test_truncating_cuts_results_no_more_than_needed(by_policy: Callable[[str], Path]) -> None:
+    exchanges = rows(by_policy("truncate_observation") / "train.jsonl")
+    (answered,) = [row for row in exchanges if row["dialogue"].endswith(":wordy") and row["step"] == 1]
+    result = re.search(r"<result>(x+)</result>", answered["messages"][-1]["content"])
+    assert len(result[1]) >= 200
+    assert tokens(answered) == LIMIT
+
+
+def test_splitting_begins_a_dialogue_anew_and_loses_no_turn(by_policy: Callable[[str], Path]) -> None:
+    pieces = [row for row in rows(by_policy("split_history") / "train.jsonl") if ":chatty#" in row["dialogue"]]
+    said = [row["messages"][-1]["content"].rpartition(")")[2] for row in pieces]
+    assert said == [turn.query for turn in TALKS["chatty"]]
+    turns: dict[str, list[int]] = {}
+    for row in pieces:
+        turns.setdefault(row["dialogue"], []).append(row["turn"])
+    assert 1 < len(turns) < len(TALKS["chatty"])  # no more often than needed
+    assert all(own == list(range(len(own))) for own in turns.values())
+    assert [len(row["messages"]) for row in pieces] == [2 + 2 * row["turn"] for row in pieces]
+
+
+# What shows it
+
+
+class Page(HTMLParser):
+    """The text of a page, and what it would have a browser run or fetch."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.foreign: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "iframe", "object", "embed", "base"):
+            self.foreign.append(tag)
+        self.foreign += [f"{key}={value}" for key, value in attributes if key in ("src", "srcset", "data", "action")]
+        self.foreign += [value or "" for key, value in attributes if key in ("href", "xlink:href") and value[:1] != "#"]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data.strip())
+
+
+def test_the_card_shows_the_numbers_of_the_statistics_and_needs_nothing_else(tmp_path: Path) -> None:
+    chat = write_rows(tmp_path / "chat.jsonl", [talk(f"Is it {number}?") for number in range(1500)])
+    more = (adding("chat", "ms_bench", chat, count=1234), "data.test_ratio=0.25")
+    conversion.convert(of_file(tmp_path, mixed_lines(), *more))
+    stats = check_accounts(written(tmp_path))
+    page = Page((written(tmp_path) / "card.html").read_text(encoding="utf-8"))
+    assert page.foreign == []
+    shown = set(page.texts)
+    for part in ("train", "test"):
+        assert {f"{stats[part]['dialogues']:,}", f"{stats[part]['exchanges']:,}"} <= shown
+    for name, own in stats["sources"].items():
+        assert {name, own["place"]} <= shown
+        numbers = (own["rows"], own["rejected"], own["not_drawn"], own["train"]["dialogues"])
+        assert {f"{number:,}" for number in numbers} <= shown
+    for kind in stats["rejected_by_reason"]:
+        assert kind.removeprefix("file: ") in shown
+    samples = [text for text in page.texts if text in {*(f"Is it {number}?" for number in range(1500))}]
+    assert len(samples) >= 5  # of ten dialogues drawn by chance nearly all are of the larger source

@@ -1,9 +1,11 @@
 """Sampling and splitting: seeded, whole dialogues, nothing lost and nothing in two places."""
 
+import numpy as np
 import pytest
 
 from fabrictune import mixture
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
+from fabrictune.mixture import Part, Rows, Sides
 
 
 def dialogue(number: int, family: str = "", tools: tuple[str, ...] = (), called: tuple[str, ...] = ()) -> Dialogue:
@@ -12,71 +14,129 @@ def dialogue(number: int, family: str = "", tools: tuple[str, ...] = (), called:
     return Dialogue(f"d{number}", offered, (Turn("?", steps, "!"),), family=family)
 
 
-MANY = [dialogue(number, family="hotels" if number % 4 == 0 else "rail") for number in range(200)]
+def rows(
+    keys: list[tuple[int, ...]], heldout: set[int] = frozenset(), incomplete: set[int] = frozenset(), seed: int = 1
+):
+    count = len(keys)
+    return Rows(
+        np.array([key for own in keys for key in own], np.uint64),
+        np.repeat(np.arange(count), [len(own) for own in keys]),
+        np.array([row not in incomplete for row in range(count)]),
+        np.array([row in heldout for row in range(count)]),
+        mixture.sample(count, None, seed, "x/split"),
+    )
 
 
-def ids(dialogues: list[Dialogue]) -> set[str]:
-    return {one.id for one in dialogues}
+def singles(count: int) -> list[tuple[int, ...]]:
+    return [(number,) for number in range(1, count + 1)]
+
+
+def split(given: Rows, ratio: float = 0.1, heldout_max: int | None = None, sides: Sides | None = None) -> list[Part]:
+    return [Part(part) for part in mixture.split(given, ratio, heldout_max, sides or Sides())]
 
 
 @pytest.mark.parametrize("count", [None, 10, 11])
 def test_a_count_that_bounds_nothing_takes_everything(count: int | None) -> None:
-    assert mixture.sample(range(10), count, 1, "x") == list(range(10))
+    assert sorted(mixture.sample(10, count, 1, "x")) == list(range(10))
 
 
-def test_a_sample_keeps_the_order_and_repeats_nothing() -> None:
-    drawn = mixture.sample(range(1000), 100, 1, "x")
-    assert len(set(drawn)) == 100
-    assert drawn == sorted(drawn)
-
-
-def test_a_sample_is_drawn_from_all_items_and_not_from_the_first() -> None:
-    drawn = mixture.sample(range(1000), 200, 1, "x")
-    assert 400 < sum(drawn) / len(drawn) < 600
-    assert min(drawn) < 50 and max(drawn) > 950
+def test_a_sample_is_drawn_from_all_rows_and_not_from_the_first() -> None:
+    drawn = mixture.sample(1000, 200, 1, "x")
+    assert len(set(drawn.tolist())) == 200
+    assert 400 < drawn.mean() < 600
+    assert drawn.min() < 50 and drawn.max() > 950
 
 
 def test_a_sample_depends_on_seed_and_purpose_alone() -> None:
-    drawn = mixture.sample(range(1000), 100, 1, "x")
-    assert drawn == mixture.sample(range(1000), 100, 1, "x")
-    assert drawn != mixture.sample(range(1000), 100, 2, "x")
-    assert drawn != mixture.sample(range(1000), 100, 1, "y")
+    drawn = mixture.sample(1000, 100, 1, "x").tolist()
+    assert drawn == mixture.sample(1000, 100, 1, "x").tolist()
+    assert drawn != mixture.sample(1000, 100, 2, "x").tolist()
+    assert drawn != mixture.sample(1000, 100, 1, "y").tolist()
 
 
-def test_a_split_loses_nothing_and_puts_nothing_in_two_places() -> None:
-    split = mixture.split(MANY, 0.1, [], None, 1, "x")
-    assert ids(split.train) | ids(split.test) == ids(MANY)
-    assert not ids(split.train) & ids(split.test)
-    assert split.heldout == [] and split.unused == 0
-
-
-def test_held_out_families_are_never_trained_on() -> None:
-    split = mixture.split(MANY, 0.1, ["hotels"], None, 1, "x")
-    assert {one.family for one in split.train + split.test} == {"rail"}
-    assert {one.family for one in split.heldout} == {"hotels"}
-    assert (len(split.train), len(split.test), len(split.heldout), split.unused) == (135, 15, 50, 0)
-
-
-def test_held_out_dialogues_beyond_the_bound_are_counted_and_not_used() -> None:
-    split = mixture.split(MANY, 0.1, ["hotels"], 20, 1, "x")
-    assert (len(split.heldout), split.unused) == (20, 30)
-    assert not ids(split.heldout) & ids(split.train + split.test)
+def test_a_row_added_at_the_end_changes_no_other_priority() -> None:
+    assert mixture.priorities(101, 1, "x")[:100].tolist() == mixture.priorities(100, 1, "x").tolist()
 
 
 @pytest.mark.parametrize(
     ("count", "ratio", "tests"),
-    [(10, 0.0, 0), (10, 0.01, 1), (10, 0.11, 2), (10, 0.99, 9), (1, 0.5, 0), (2, 0.5, 1), (0, 0.5, 0)],
+    [(10, 0.0, 0), (10, 0.01, 1), (10, 0.11, 2), (10, 0.99, 9), (1, 0.5, 0), (2, 0.5, 1), (30000, 0.01, 300)],
 )
 def test_the_test_share_is_rounded_up_and_leaves_one_to_train_on(count: int, ratio: float, tests: int) -> None:
-    split = mixture.split(MANY[:count], ratio, [], None, 1, "x")
-    assert (len(split.test), len(split.train)) == (tests, count - tests)
+    parts = split(rows(singles(count)), ratio)
+    assert (parts.count(Part.test), parts.count(Part.train)) == (tests, count - tests)
 
 
-def test_the_split_depends_on_the_seed() -> None:
-    split = mixture.split(MANY, 0.1, ["hotels"], 20, 1, "x")
-    assert split == mixture.split(MANY, 0.1, ["hotels"], 20, 1, "x")
-    assert split.test != mixture.split(MANY, 0.1, ["hotels"], 20, 2, "x").test
-    assert split.heldout != mixture.split(MANY, 0.1, ["hotels"], 20, 2, "x").heldout
+def test_held_out_rows_are_never_trained_on_and_beyond_the_bound_not_used() -> None:
+    hotels = set(range(0, 200, 4))
+    parts = split(rows(singles(200), heldout=hotels), heldout_max=20)
+    assert {row for row, part in enumerate(parts) if part in (Part.heldout, Part.unused)} == hotels
+    assert [parts.count(part) for part in Part] == [135, 15, 20, 30]
+
+
+def test_rows_that_share_a_key_directly_or_through_others_go_to_one_side() -> None:
+    keys = [(number // 3, 10_000 + number // 5) for number in range(300)]  # 15 rows hang together
+    for seed in range(5):
+        parts = split(rows(keys, seed=seed), 0.2)
+        assert all(len(set(parts[start : start + 15])) == 1 for start in range(0, 300, 15))
+        assert parts.count(Part.test) == 60
+
+
+def test_a_group_too_big_for_the_test_set_is_trained_on_and_others_fill_it() -> None:
+    keys = [(1,)] * 50 + [(10 + number,) for number in range(50)]
+    for seed in range(5):
+        parts = split(rows(keys, seed=seed), 0.1)
+        assert set(parts[:50]) == {Part.train}
+        assert parts.count(Part.test) == 10
+
+
+def test_an_incomplete_row_and_its_near_duplicates_are_never_tested_on() -> None:
+    parts = split(rows([(1,), (1,), (2,), (3,)], incomplete={0}), 0.9)
+    assert parts[:2] == [Part.train, Part.train]
+    assert parts.count(Part.test) == 2
+
+
+def test_an_incomplete_row_of_a_held_out_family_is_not_used() -> None:
+    assert split(rows(singles(4), heldout={0, 1}, incomplete={1}), 0)[:2] == [Part.heldout, Part.unused]
+
+
+def test_a_near_duplicate_in_a_later_source_follows_the_side_of_the_first() -> None:
+    sides = Sides()
+    first = split(rows(singles(100)), 0.1, sides=sides)
+    later = split(rows(singles(100), seed=7), 0.1, sides=sides)
+    assert later == first
+
+
+def test_the_split_depends_on_the_order_of_drawing() -> None:
+    assert split(rows(singles(200))) == split(rows(singles(200)))
+    assert split(rows(singles(200))) != split(rows(singles(200), seed=2))
+
+
+def asked(query: str, called: bool = True, tools: tuple[str, ...] = ("a", "b")) -> Turn:
+    return Turn(query, (Step(Call(tools[0], {}), "done"),) if called else (), "!")
+
+
+def keyed(*turns: Turn, tools: tuple[str, ...] = ("a", "b")) -> set[int]:
+    offered = tuple(Tool(name, "", {"type": "object", "properties": {}, "required": []}) for name in tools)
+    return set(mixture.keys(Dialogue("d", offered, turns)))
+
+
+def test_queries_that_differ_in_case_blanks_and_punctuation_are_near_duplicates() -> None:
+    plain = keyed(asked("weather in Oslo"))
+    assert keyed(asked("  Weather, in OSLO?！")) == plain
+    assert keyed(asked("weather in Rome")) != plain
+    assert keyed(asked("weather in Oslo"), tools=("a", "c")) != plain
+
+
+def test_the_order_of_tools_and_talk_without_calls_make_no_difference() -> None:
+    plain = keyed(asked("weather in Oslo"))
+    assert keyed(asked("hello", called=False), asked("weather in Oslo"), asked("thanks", called=False)) == plain
+    assert keyed(asked("weather in Oslo", tools=("a",)), tools=("b", "a")) == plain
+
+
+def test_a_dialogue_without_calls_is_known_by_its_first_query() -> None:
+    assert keyed(asked("hello", called=False), asked("thanks", called=False)) == keyed(asked("Hello!", called=False))
+    assert keyed(asked("???", called=False)) != keyed(asked("!!!", called=False))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
-"""A program that we started leaves nothing behind, and a free port is free."""
+"""Programs and workers that we started leave nothing behind, work comes back in order, and a free port is free."""
 
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -100,3 +104,131 @@ def test_a_free_port_can_be_listened_on() -> None:
         listener.bind(("127.0.0.1", port))
         listener.listen()
         assert 1024 <= port <= 65535
+
+
+def uneven(number: int) -> tuple[int, int]:
+    time.sleep(number * 7 % 5 * 0.01)
+    return number, os.getpid()
+
+
+def squared(number: int) -> int:
+    if number == 5:
+        raise LookupError("no square of 5")
+    return number * number
+
+
+def slow(number: int) -> int:
+    time.sleep(0.05)
+    return number
+
+
+def interrupted(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+
+def killed(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+class Counted:
+    """The numbers from 0, and how many of them were read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in count():
+            self.read += 1
+            yield number
+
+
+def test_results_come_in_the_order_of_the_items_from_several_workers() -> None:
+    with processes.workers(3) as pool:
+        results = list(processes.in_order(pool, uneven, iter(range(40)), 9))
+        pids = {pid for _, pid in results}
+        assert [number for number, _ in results] == list(range(40))
+        assert len(pids) > 1 and os.getpid() not in pids
+        assert list(processes.in_order(pool, squared, [], 9)) == []
+        assert list(processes.in_order(pool, squared, [2], 9)) == [4], "fewer items than may be read ahead"
+    assert not any(map(is_running, pids))
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 7])
+def test_no_more_is_read_ahead_than_allowed(ahead: int) -> None:
+    items = Counted()
+    with processes.workers(2) as pool:
+        for taken, (number, _) in enumerate(islice(processes.in_order(pool, uneven, items, ahead), 20)):
+            assert number == taken
+            assert items.read == taken + ahead
+
+
+def test_an_error_in_a_worker_comes_out_after_the_results_before_it_and_ends_the_reading() -> None:
+    items, squares = Counted(), []
+    with processes.workers(2) as pool:
+        with pytest.raises(LookupError, match="no square of 5"):
+            for square in processes.in_order(pool, squared, items, 3):
+                squares.append(square)
+        assert squares == [0, 1, 4, 9, 16]
+        assert items.read == 5 + 3
+        assert list(processes.in_order(pool, squared, [6], 3)) == [36], "the workers are still there"
+
+
+def test_a_worker_that_was_killed_is_an_error_and_the_others_end_too() -> None:
+    items = Counted()
+    with processes.workers(2) as pool:
+        pids = {pool.submit(os.getpid).result() for _ in range(20)}
+        with pytest.raises(RuntimeError):
+            list(processes.in_order(pool, killed, items, 4))
+        assert items.read <= 3 + 4
+    assert eventually(lambda: not any(map(is_running, pids)))
+
+
+def test_a_request_to_interrupt_goes_past_the_workers() -> None:
+    with processes.workers(1) as pool:
+        assert list(processes.in_order(pool, interrupted, range(3), 2)) == [0, 1, 2]
+
+
+def test_results_that_nobody_takes_are_not_waited_for() -> None:
+    with processes.workers(2) as pool:
+        for number in processes.in_order(pool, slow, count(), 200):
+            assert number == 0
+            began = time.monotonic()
+            break
+    assert time.monotonic() - began < 2, "200 items would take 5 seconds"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_no_worker_outlives_a_process_that_is_killed(tmp_path: Path, busy: bool) -> None:
+    note = tmp_path / "pids"
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from fabrictune import processes
+
+def pid(_):
+    time.sleep(0.01)
+    return os.getpid()
+
+with processes.workers(3) as pool:
+    pids = set()
+    while len(pids) < 3:
+        pids |= set(processes.in_order(pool, pid, range(9), 9))
+    working = [pool.submit(time.sleep, 1000) for _ in range(3)] if {busy} else []
+    part = Path({str(note)!r} + ".part")
+    part.write_text(" ".join(map(str, pids)))
+    part.rename({str(note)!r})
+    time.sleep(1000)
+"""
+    root = Path(__file__).resolve().parent.parent
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=root)
+    try:
+        assert eventually(note.exists)
+        pids = list(map(int, note.read_text(encoding="utf-8").split()))
+        assert len(pids) == 3 and all(map(is_running, pids))
+    finally:
+        parent.kill()
+        parent.wait()
+    assert eventually(lambda: not any(map(is_running, pids)))

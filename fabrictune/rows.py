@@ -1,0 +1,244 @@
+"""One row of a source -> the lines that convert.py writes of it, in a worker process of its own."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fabrictune import dialogue as dialogues
+from fabrictune import mixture, protocol
+from fabrictune.dialogue import Dialogue, Exchange, Json, Weights
+from fabrictune.fitting import Fitted, Piece, Write, fit
+from fabrictune.formats import agentfabric, alpaca, captured, messages, ms_agent, ms_bench, openai, sharegpt, toolbench
+from fabrictune.lengths import Ruler
+
+READERS: Mapping[str, Callable[[Mapping[str, Any]], Dialogue]] = {
+    "ms_agent": ms_agent.parse,
+    "agentfabric": captured.parse,
+    "sharegpt": sharegpt.parse,
+    "openai": openai.parse,
+    "toolbench": toolbench.parse,
+    "ms_bench": ms_bench.parse,
+    "alpaca": alpaca.parse,
+    "messages": messages.parse,
+    "synthetic": ms_agent.parse,
+    "self_cognition": dialogues.from_json,
+}
+# Formats whose rows another trainer reads; our own trains on the exchanges of the other formats.
+FOREIGN: Mapping[str, Callable[[Dialogue], dict[str, Json]]] = {
+    "openai": openai.render,
+    "messages": messages.render,
+    "ms_agent": ms_agent.render,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the lines of a source's rows depend on, beside the rows.
+
+    `tokenizer` None: lengths are in characters. `measured_share` of the rows, drawn by chance, tell their lengths.
+    """
+
+    name: str
+    source: str
+    format: str
+    plain: bool
+    language: str | None
+    raw_share: float
+    other_break: float
+    weights: Weights
+    tokenizer: Path | None
+    max_length: int
+    long: str
+    measured_share: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it was read; `number` counts from 0 over all files of the source."""
+
+    number: int
+    file: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row left out, or kept in part: where it stood, why, how many exchanges were too long, and the row itself."""
+
+    source: str
+    file: str
+    line: int
+    reason: str
+    in_part: bool
+    too_long: int
+    row: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What statistics need to know of a dialogue written as `lines` lines.
+
+    `too_long` exchanges of its row exceeded the limit before anything was left out (0 on the row's other pieces).
+    `lengths` are those of its exchanges, none if they were not measured; `calls` and `languages` hold one a turn.
+    """
+
+    lines: int
+    too_long: int
+    lengths: tuple[int, ...]
+    tools: tuple[str, ...]
+    called: tuple[str, ...]
+    calls: tuple[int, ...]
+    languages: tuple[str, ...]
+    family: str
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A row that was kept: for each dialogue that became of it a line of Facts, one of the dialogue, then its lines."""
+
+    number: int
+    blob: bytes
+    keys: tuple[int, ...]
+    family: str
+    is_complete: bool
+
+
+class Converter:
+    """Converts rows by a recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.foreign = FOREIGN.get(recipe.format)
+        self.ruler = _ruler(recipe.tokenizer, recipe.max_length) if recipe.tokenizer else None
+
+    def convert(self, row: Row) -> tuple[Converted | None, Reject | None]:
+        """What is kept of the row, and why all or part of it is not."""
+        try:
+            dialogue = READERS[self.recipe.source](_object(row.text))
+            own = f":{dialogue.id}" if dialogue.id else ""
+            dialogue = replace(dialogue, id=f"{self.recipe.name}/{row.number + 1}{own}")
+            msgspec.json.encode(dialogue)  # refuses text that no file can hold, before a tokenizer stumbles over it
+            measured = random.Random(f"{self.recipe.seed}/length/{dialogue.id}").random() < self.recipe.measured_share
+            fitted = self._fitted(dialogue, measured)
+            counts = [fitted.too_long, *[0] * len(fitted.pieces)]
+            blob = b"".join(map(self._lines, fitted.pieces, counts, repeat(measured)))
+        except (ValueError, RecursionError) as error:
+            return None, self._reject(row, _reason(error))
+        reject = self._reject(row, self._too_long(fitted), fitted) if fitted.left_out else None
+        if not fitted.pieces:
+            return None, reject
+        return Converted(row.number, blob, mixture.keys(dialogue), dialogue.family, dialogue.is_complete), reject
+
+    def _fitted(self, dialogue: Dialogue, measured: bool) -> Fitted:
+        if self.foreign:
+            return Fitted((Piece(dialogue, (), ()),), 0, 0, 0)
+        write = self._writer(dialogue)
+        exchanges = write(dialogue)
+        if not self.ruler:
+            return Fitted((Piece(dialogue, exchanges, _characters(exchanges)),), 0, 0, 0)
+        if not measured and self.ruler.all_fit(exchanges):
+            return Fitted((Piece(dialogue, exchanges, ()),), 0, 0, 0)
+        return fit(dialogue, write, self.ruler.lengths, self.recipe.max_length, self.recipe.long)
+
+    def _writer(self, dialogue: Dialogue) -> Write:
+        """How this dialogue is written; what is drawn depends on the seed and its id alone."""
+        recipe = self.recipe
+        if recipe.plain:
+            return lambda one: tuple(messages.exchanges(one, recipe.name, recipe.weights))
+        draw = random.Random(f"{recipe.seed}/form/{dialogue.id}")
+        shape: agentfabric.Shape = "raw" if draw.random() < recipe.raw_share else "chat"
+        dialect = protocol.DIALECTS[recipe.format]
+        blank_line = (dialect is protocol.V072) is not (draw.random() < recipe.other_break)
+        write = partial(
+            agentfabric.render,
+            source=recipe.name,
+            weights=recipe.weights,
+            dialect=dialect,
+            language=recipe.language,
+            shape=shape,
+            blank_line=blank_line,
+        )
+        return lambda one: tuple(write(one))
+
+    def _lines(self, piece: Piece, too_long: int, measured: bool) -> bytes:
+        """The piece as lines. Raises UnicodeError where a text cannot be written."""
+        dialogue = piece.dialogue
+        if self.foreign:
+            lines = [msgspec.json.encode(self.foreign(dialogue))]
+            lengths: tuple[int, ...] = (len(lines[0].decode()),)
+        else:
+            lines = [msgspec.json.encode(exchange) for exchange in piece.exchanges]
+            lengths = piece.lengths
+        facts = Facts(
+            lines=len(lines),
+            too_long=too_long,
+            lengths=lengths if measured else (),
+            tools=tuple(tool.name for tool in dialogue.tools),
+            called=tuple({call.name: None for call in dialogue.calls}),
+            calls=tuple(len(turn.calls) for turn in dialogue.turns),
+            languages=tuple(protocol.language(turn.query) for turn in dialogue.turns),
+            family=dialogue.family,
+        )
+        return b"\n".join([msgspec.json.encode(facts), msgspec.json.encode(dialogue), *lines, b""])
+
+    def _too_long(self, fitted: Fitted) -> str:
+        kept = sum(len(piece.exchanges) for piece in fitted.pieces)
+        return (
+            f"too long: {fitted.left_out} of {fitted.left_out + kept} exchanges have more than data.max_length="
+            f"{self.recipe.max_length} tokens, the longest {fitted.longest}"
+        )
+
+    def _reject(self, row: Row, reason: str, fitted: Fitted | None = None) -> Reject:
+        in_part, too_long = (bool(fitted.pieces), fitted.too_long) if fitted else (False, 0)
+        return Reject(self.recipe.name, row.file, row.line, reason, in_part, too_long, row.text)
+
+
+def convert(job: tuple[Recipe, Sequence[Row]]) -> tuple[list[Converted], list[Reject]]:
+    """What became of the rows, each list in their order."""
+    recipe, rows = job
+    converter = _converter(recipe)
+    outcomes = [converter.convert(row) for row in rows]
+    return [kept for kept, _ in outcomes if kept], [reject for _, reject in outcomes if reject]
+
+
+@lru_cache(maxsize=1)
+def _converter(recipe: Recipe) -> Converter:
+    return Converter(recipe)
+
+
+@lru_cache(maxsize=1)
+def _ruler(folder: Path, limit: int) -> Ruler:
+    return Ruler(folder, limit)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"no JSON object but {type(value).__name__}")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "text that is no valid Unicode"
+    if isinstance(error, RecursionError):
+        return "values nested too deeply"
+    return str(error).encode(errors="backslashreplace").decode()
+
+
+def _characters(exchanges: Sequence[Exchange]) -> tuple[int, ...]:
+    return tuple(sum(len(m.content) for m in one.messages) + len(one.reply_text) for one in exchanges)
