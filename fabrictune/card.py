@@ -41,7 +41,7 @@ class SourceCard:
     rejected: int
     not_drawn: int
     not_used: int
-    long: int
+    long: int | None  # exchanges beyond max_length; None where tokens are not counted
     train: int
     test: int
     lengths: Histogram

@@ -123,7 +123,7 @@ class MixEntry:
     ratio: float | None = None
     role: Role | None = None  # null: train for general sources, else train_and_test
     plain: bool | None = None  # as plain chat instead of in data.format (null: general sources are)
-    languages: list[str] = field(default_factory=lambda: ["en"])  # of a generated source
+    languages: list[str] | None = None  # of a generated source (null: English; self_cognition: those it has names in)
     names: dict[str, str] = field(default_factory=dict)  # self_cognition: the model's name by language
     authors: dict[str, str] = field(default_factory=dict)  # self_cognition: its author's
 
@@ -138,6 +138,13 @@ class MixEntry:
     @property
     def is_tested(self) -> bool:
         return self.role is Role.train_and_test or (self.role is None and not self.is_general)
+
+    @property
+    def spoken(self) -> list[str]:
+        """The languages of a generated source."""
+        if self.languages is not None:
+            return self.languages
+        return sorted(self.names.keys() | self.authors.keys()) if self.source is Source.self_cognition else ["en"]
 
     @property
     def dataset(self) -> tuple[str, str] | None:
@@ -361,8 +368,7 @@ def _entry_problems(name: str, entry: MixEntry) -> list[str]:
             problems.append(f".{places[0]} is given, but {entry.source.value} rows are generated")
         if entry.count is None and entry.ratio is None:
             problems.append(".count is empty; say how many dialogues to generate")
-        unknown = sorted(set(entry.languages) - {"zh", "en"})
-        if unknown or not entry.languages:
+        if entry.languages is not None and (set(entry.languages) - {"zh", "en"} or not entry.languages):
             problems.append(f".languages is {entry.languages}; choose from zh, en")
     elif len(places) != 1:
         given = " and ".join(places) or "no place"
@@ -382,6 +388,8 @@ def _entry_problems(name: str, entry: MixEntry) -> list[str]:
         problems.append(" gives count and ratio; give one of them")
     if entry.ratio is not None and entry.is_tested:
         problems.append(".ratio is of the rows of the sources that are tested on, and this is one; give count instead")
+    if entry.plain and entry.is_tested:
+        problems.append(".plain is true, but plain chat is not tested on; give role=train as well")
     if entry.is_general and entry.role is Role.train_and_test:
         problems.append(f".role is train_and_test, but {entry.source.value} is general chat, which is never tested on")
     return problems

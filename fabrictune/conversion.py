@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -56,7 +57,8 @@ class Reading:
 def convert(config: Config) -> None:
     """Writes train.jsonl, test.jsonl, test_dialogues.jsonl, rejects.jsonl, stats.json and card.html into the folder."""
     folder = config.run_folder / "convert"
-    paths = {name: _paths(name, entry, config.data) for name, entry in config.data.mix.items()}
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or its threads, once begun here, would block every forked worker
+    paths = _all_paths(config)
     stage = record.open_stage(
         folder, settings(config, paths), overwrite=config.overwrite, resume=config.resume, continues=False
     )
@@ -95,7 +97,7 @@ def settings(config: Config, paths: dict[str, list[Path]]) -> dict[str, Any]:
             "ratio": entry.ratio,
             "tested": entry.is_tested,
             "plain": entry.is_plain,
-            "languages": entry.languages if entry.source in GENERATED else None,
+            "languages": entry.spoken if entry.source in GENERATED else None,
             "names": entry.names,
             "authors": entry.authors,
         }
@@ -118,17 +120,32 @@ def settings(config: Config, paths: dict[str, list[Path]]) -> dict[str, Any]:
     }
 
 
-def _paths(name: str, entry: MixEntry, data: Data) -> list[Path]:
-    """The files that hold the source's rows, fetched from a hub if need be; none for a generated source."""
+def _all_paths(config: Config) -> dict[str, list[Path]]:
+    """The files that hold each source's rows, fetched from a hub if need be; none for a generated source.
+
+    Raises ConnectionError naming every source that cannot be fetched, ValueError for what a generator refuses.
+    """
+    paths: dict[str, list[Path]] = {}
+    missing: list[str] = []
+    for name, entry in config.data.mix.items():
+        try:
+            paths[name] = _paths(entry, config.data)
+        except ConnectionError as error:
+            missing.append(f"data.mix.{name}: {error}")
+        if entry.source in GENERATED:
+            next(_generated(entry, config, 0), None)
+    if missing:
+        raise ConnectionError("; ".join(missing))
+    return paths
+
+
+def _paths(entry: MixEntry, data: Data) -> list[Path]:
     if entry.source in GENERATED:
         return []
     if entry.dataset is None:
         return files.listed(Path(str(entry.path)), entry.files)
     hub, id = entry.dataset
-    try:
-        return files.listed(hubs.fetch(hub, id, entry.files, entry.revision, Path(data.folder)), entry.files)
-    except ConnectionError as error:
-        raise ConnectionError(f"data.mix.{name}: {error}") from error
+    return files.listed(hubs.fetch(hub, id, entry.files, entry.revision, Path(data.folder)), entry.files)
 
 
 def _place(entry: MixEntry, config: Config) -> str:
@@ -139,7 +156,7 @@ def _place(entry: MixEntry, config: Config) -> str:
 
 def _tokenizer(config: Config) -> Path | None:
     """The folder with the tokenizer that counts tokens, None where they are not counted."""
-    if not config.data.count_tokens or config.data.format.value in rows.FOREIGN:
+    if not config.data.count_tokens or config.data.format.value in rows.WRITERS:
         return None
     model = config.model.plain()
     folder = model_files.place(**model, patterns=model_files.TEXTS)
@@ -171,7 +188,7 @@ def _recipe(name: str, entry: MixEntry, config: Config, tokenizer: Path | None) 
 
 def _read_all(readings: list[Reading], config: Config, summary: Summary, folder: Path) -> None:
     """Fills the shelves and decides each row's Part: first of the sources tested on, then of those beside them."""
-    sides = Sides()
+    sides = Sides(config.data.heldout_max)
     count = config.data.processes or processes.cpus()
     failure = None
     with record.replacing(folder / "rejects.jsonl") as rejected, processes.workers(count) as pool:
@@ -186,7 +203,7 @@ def _read_all(readings: list[Reading], config: Config, summary: Summary, folder:
                 failure = _nothing_read(reading, summary, folder)
                 break
             _divide(reading, wanted, config, summary, sides)
-    if failure:
+    if failure:  # not before rejects.jsonl has taken its name
         raise ValueError(failure)
 
 
@@ -195,8 +212,10 @@ def _read(reading: Reading, wanted: int | None, config: Config, summary: Summary
     name, shelf = reading.name, reading.shelf
     own = summary.sources[name]
     total = own.rows = _count(reading, config, wanted)
+    if reading.paths and not total:
+        raise ValueError(f"data.mix.{name}: none of the {len(reading.paths)} files in {own.place} holds a record")
     if reading.entry.source is Source.agentfabric:
-        own.covered = sum(1 for path in reading.paths for _ in files.records(path)) - total
+        own.covered = sum(1 for path in reading.paths for _ in _records(path, alone=False)) - total
     drawn = total if wanted is None else min(total, wanted)
     recipe = replace(reading.recipe, measured_share=MEASURED / max(drawn, 1))
     order = mixture.sample(total, None, config.seed, f"{name}/count")
@@ -238,14 +257,19 @@ def _divide(reading: Reading, wanted: int | None, config: Config, summary: Summa
     chosen = shelf.rows(kept, mixture.priorities(own.rows, config.seed, f"{reading.name}/test"))
     reading.parts = np.full(len(shelf), Part.unused, np.int8)
     if reading.entry.is_tested:
-        reading.parts[kept] = mixture.split(chosen, data.test_ratio, data.heldout_max, sides)
-        summary.heldout_not_used += int((chosen.heldout & (reading.parts[kept] == Part.unused)).sum())
+        reading.parts[kept] = mixture.split(chosen, data.test_ratio, sides)
     else:
         reading.parts[kept] = np.where(
             mixture.stands_in(chosen, sides.tested) | chosen.heldout, Part.unused, Part.train
         )
+    summary.heldout_not_used += int((chosen.heldout & (reading.parts[kept] == Part.unused)).sum())
     own.used = int((reading.parts != Part.unused).sum())
     own.not_used = len(kept) - own.used
+    if reading.entry.is_tested and data.test_ratio and not np.isin(reading.parts, (Part.test, Part.heldout)).any():
+        logger.warning(
+            "%s: no row is left to test on; of %d rows %d are complete, and near-duplicates go to one side whole",
+            *(reading.name, len(kept), chosen.complete.sum()),
+        )
 
 
 def _rows(reading: Reading, config: Config, wanted: int | None) -> Iterator[Row]:
@@ -257,7 +281,7 @@ def _rows(reading: Reading, config: Config, wanted: int | None) -> Iterator[Row]
             yield Row(number, place, number + 1, text)
         return
     for path in reading.paths:
-        records: Iterable[tuple[int, str]] = files.records(path)
+        records = _records(path, alone=len(reading.paths) == 1)
         if entry.source is Source.agentfabric:
             records = captured.uncovered(records)
         for line, text in records:
@@ -265,12 +289,21 @@ def _rows(reading: Reading, config: Config, wanted: int | None) -> Iterator[Row]
             number += 1
 
 
+def _records(path: Path, alone: bool) -> Iterator[tuple[int, str]]:
+    """The file's records; of several files one may have none."""
+    try:
+        yield from files.records(path)
+    except files.NoRecords:
+        if alone:
+            raise
+
+
 def _generated(entry: MixEntry, config: Config, count: int) -> Iterator[str]:
     made: Iterable[Dialogue]
     if entry.source is Source.self_cognition:
-        made = self_cognition.generate(config.seed, count, entry.names, entry.authors, entry.languages)
+        made = self_cognition.generate(config.seed, count, entry.names, entry.authors, entry.spoken)
         return (msgspec.json.encode(one).decode() for one in made)
-    made = synthetic.generate(config.seed, count, entry.languages, heldout=config.data.heldout_families)
+    made = synthetic.generate(config.seed, count, entry.spoken, heldout=config.data.heldout_families)
     return (json.dumps(ms_agent.render(one), ensure_ascii=False) for one in made)
 
 
@@ -281,10 +314,12 @@ def _chunks(picked: Iterator[Row]) -> Iterator[list[Row]]:
 
 def _nothing_read(reading: Reading, summary: Summary, folder: Path) -> str:
     kind = next(kind for kind in summary.reasons() if kind.source == reading.name)
+    first = summary.first_rejects[reading.name]
     return (
-        f"data.mix.{reading.name}: none of the rows in {summary.sources[reading.name].place}, read as "
-        f"{reading.entry.source.value}, can be used; most often ({kind.count} times): {kind.reason}; all are in "
-        f"{folder / 'rejects.jsonl'}"
+        f"data.mix.{reading.name}: none of the {summary.sources[reading.name].rows} rows in "
+        f"{summary.sources[reading.name].place}, read as {reading.entry.source.value}, can be used; most often "
+        f"({kind.count} times): {kind.reason}; the first, {first.file}:{first.line}: {first.reason[:300]}; all are in "
+        f"{folder / 'rejects.jsonl'}; is data.mix.{reading.name}.source right?"
     )
 
 
@@ -338,7 +373,7 @@ def _test_line(dialogue: bytes, source: str, seen: bool) -> bytes:
 
 
 def _sample(dialogue: bytes, reading: Reading, lines: list[bytes]) -> card.Sample:
-    foreign = reading.recipe.format in rows.FOREIGN
+    foreign = reading.recipe.format in rows.WRITERS
     exchanges = () if foreign else tuple(map(Exchange.from_line, lines))
     return card.Sample(dialogues.from_json(json.loads(dialogue)), reading.name, exchanges)
 
@@ -359,10 +394,10 @@ def _card(config: Config, summary: Summary, readings: list[Reading], samples: li
                 rejected=own.rejected,
                 not_drawn=own.not_drawn,
                 not_used=own.not_used,
-                long=own.too_long,
+                long=own.too_long if summary.counts_tokens else None,
                 train=own.dialogues["train"],
                 test=own.dialogues["test"],
-                lengths=own.lengths.histogram(summary.unit, config.data.max_length),
+                lengths=own.lengths.histogram(summary.unit, config.data.max_length if summary.counts_tokens else 0),
             )
         )
     totals = {
@@ -396,9 +431,17 @@ def _report(folder: Path, summary: Summary) -> None:
     for name, own in summary.sources.items():
         if own.too_long:
             logger.info("%s: %d exchanges were longer than data.max_length", name, own.too_long)
+        if own.results_cut:
+            logger.info("%s: %d results were cut to make exchanges fit", name, own.results_cut)
+        if own.covered:
+            logger.info("%s: %d requests are repeated by later ones of their conversations", name, own.covered)
+    if not summary.counts_tokens:
+        logger.info("tokens were not counted; train.py will leave out exchanges beyond its max_length and say how many")
     logger.info("left out: %d rows%s", summary.rejected, " (see rejects.jsonl)" if summary.rejected else "")
     if summary.in_part:
         logger.info("kept in part: %d rows (see rejects.jsonl)", summary.in_part)
     for kind in summary.reasons()[:10]:
         logger.info("  %d x %s: %s", kind.count, kind.source, kind.reason)
+    if len(summary.reasons()) > 10:
+        logger.info("  and %d more kinds of reasons (see stats.json)", len(summary.reasons()) - 10)
     logger.info("wrote %s; card.html shows what is in it", folder)

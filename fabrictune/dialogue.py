@@ -46,6 +46,8 @@ class Tool:
     parameters: dict[str, Json]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.description, str):
+            raise ValueError(f"a tool's name or description is no text: {self.name!r}, {self.description!r}"[:200])
         if not self.name.strip() or "\n" in self.name:
             raise ValueError(f"tool name {self.name!r} is empty or holds a line break")
         if self.parameters.get("type") != "object" or not isinstance(self.parameters.get("properties"), dict):
@@ -105,7 +107,6 @@ class Turn:
             raise ValueError(f"the turn for query {self.query[:60]!r} has no answer")
         if self.pending and (self.answer or any(step.observation for step in self.pending)):
             raise ValueError(f"the turn for query {self.query[:60]!r} goes on after a call without a result")
-
 
     @property
     def calls(self) -> list[Call]:

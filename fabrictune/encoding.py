@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -36,12 +37,21 @@ def encode(exchange: Exchange, tokenizer: PreTrainedTokenizerBase, end: int) -> 
 
 
 def prompt(exchange: Exchange, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The request through the chat template. A last message of the assistant's stays open: the reply goes on in it."""
+    """The request through the chat template. A last message of the assistant's stays open: the reply goes on in it.
+
+    Raises ValueError if the template refuses the messages; some take no system message.
+    """
     *asked, last = exchange.messages
     is_open = last.role == "assistant"
     kept = asked if is_open else exchange.messages
     messages = [{"role": message.role, "content": message.content} for message in kept]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError as error:
+        roles = ", ".join(message.role for message in kept)
+        raise ValueError(
+            f"the chat template refuses messages of {roles} ({error}): {tokenizer.name_or_path}; choose another model="
+        ) from error
     # Templates strip an assistant's message or add thoughts to it, so none may write an open one.
     begun = last.content if is_open else ""
     return f"{text}{begun}"

@@ -49,7 +49,7 @@ def evaluate(config: Config) -> None:
     made_by = f"python convert.py name={config.name} variant={config.variant}"
     tests = record.require_finished(run / "convert", made_by) / "test_dialogues.jsonl"
     labels = [ENDPOINT] if config.eval.url else config.eval.models
-    dialect = _dialect(run / "convert")
+    dialect = protocol.dialect_of(record.settings_of(run / "convert")["format"], "evaluate.py")
     jobs = read_jobs(record.require(tests, f"{made_by} overwrite=true"), config.eval.dialogues, dialect)
     settings = _settings(config, run, tests, labels)
     stage = record.open_stage(run / "evaluate", settings, overwrite=config.overwrite, resume=config.resume)
@@ -61,18 +61,6 @@ def evaluate(config: Config) -> None:
         stage.finish(turns=len(rows), predictions=record.file_hash(predictions))
     scoreboard.show(json.loads(scores_path.read_text(encoding="utf-8")))
     logger.info("every reply is in %s", stage.folder / "predictions.jsonl")
-
-
-def _dialect(converted: Path) -> protocol.Dialect:
-    """The generation of the client that the data was written for. Raises ValueError if for no client of ours."""
-    run = json.loads((converted / "run.json").read_text(encoding="utf-8"))
-    written = run["settings"]["format"]
-    if written not in protocol.DIALECTS:
-        raise ValueError(
-            f"{converted} was written with data.format={written}, for other trainers; evaluate.py plays the client of "
-            f"data.format={' or '.join(protocol.DIALECTS)}"
-        )
-    return protocol.DIALECTS[written]
 
 
 def read_jobs(path: Path, limit: int | None, dialect: protocol.Dialect = protocol.APRIL) -> list[Job]:

@@ -16,12 +16,13 @@ from transformers import PreTrainedTokenizerFast
 from fabrictune import encoding
 from fabrictune.dialogue import Exchange, Message
 
-LINES_KEPT = 50_000
+CHARACTERS_KEPT = 5_000_000
 # A text has this many tokens more or less than its pieces counted one by one, and one for each piece at the very most.
 SLACK = 16
 # Tokens join blanks and line breaks to what stands before or after them, but none spans a cut here. Cut at each line
 # break, texts came out 16 tokens off with Qwen's splitting, and indented lines three tokens a line.
 _CUT = re.compile(r"\n(?=\S)")
+_ASKED = Exchange("", 0, 0, "", (Message("system", "Be brief."), Message("user", "Hello")), ())
 
 
 class Ruler:
@@ -32,7 +33,7 @@ class Ruler:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Raises FileNotFoundError or ValueError if the folder has no fast tokenizer with a chat template."""
+        """Raises FileNotFoundError or ValueError if the folder has no fast tokenizer with a fitting chat template."""
         if not (folder / "tokenizer.json").exists():
             raise FileNotFoundError(
                 f"{folder} has no tokenizer.json, so tokens cannot be counted; choose another model=, or "
@@ -41,9 +42,14 @@ class Ruler:
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         if not self.tokenizer.chat_template:
             raise ValueError(f"{folder}: its tokenizer has no chat template; choose a chat (Instruct) model")
+        # A checkpoint may have been saved with either; only `exact` would be spared.
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.backend_tokenizer.no_truncation()
         self.limit = limit
         self._known: dict[str, int] = {}
+        self._characters = 0
         self._frames: dict[tuple[str, ...], int] = {}
+        encoding.prompt(_ASKED, self.tokenizer)  # a template that takes no system message would refuse every row
 
     def lengths(self, exchanges: Sequence[Exchange]) -> list[int]:
         """Tokens of each exchange, its end token among them: exact near the limit, else most often so."""
@@ -100,10 +106,12 @@ class Ruler:
         return self._frames[roles]
 
     def _learn(self, lines: Iterable[str]) -> None:
-        if len(self._known) > LINES_KEPT:
+        if self._characters > CHARACTERS_KEPT:
             self._known.clear()
+            self._characters = 0
         new = list({line for line in lines if line not in self._known})
         if new:
+            self._characters += sum(map(len, new))
             # Splitting the blanks at a line's end depends on whether a word follows, so one does.
             followed = [f"{line}a" if line.endswith("\n") else line for line in new]
             counted = self.tokenizer.backend_tokenizer.encode_batch_fast(followed, add_special_tokens=False)

@@ -52,7 +52,7 @@ def _interval() -> float:
 
 @contextmanager
 def errors_in_one_sentence() -> Iterator[None]:
-    """Ends the program with one sentence and exit code 1 where a user can cause the error.
+    """Ends the program with one sentence and exit code 1 where a user can cause the error, 130 on Ctrl-C.
 
     FABRICTUNE_TRACE=1 shows where it arose. What only we can cause (AssertionError, ...) keeps its traceback.
     """
@@ -66,6 +66,11 @@ def errors_in_one_sentence() -> Iterator[None]:
         hint = f" ({error.name}); run `make install`" if isinstance(error, ModuleNotFoundError) else ""
         print(f"error: {error}{hint}", file=sys.stderr)
         raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        if os.environ.get("FABRICTUNE_TRACE"):
+            raise
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None  # as shells have it: 128 and the signal's number
 
 
 class Clock:

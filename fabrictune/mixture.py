@@ -12,7 +12,6 @@ import hashlib
 import math
 import re
 import unicodedata
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,8 +61,12 @@ def _key(text: str) -> int:
 
 @dataclass
 class Sides:
-    """The keys of the rows in the test set and in training, of all sources so far, (keys,) uint64 each."""
+    """The keys of the rows in the test set and in training, of all sources so far, (keys,) uint64 each.
 
+    `heldout` is how many rows of held-out families may still be tested on, None for any number.
+    """
+
+    heldout: int | None = None
     tested: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     trained: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
@@ -83,13 +86,13 @@ class Rows:
     order: np.ndarray
 
 
-def split(rows: Rows, test_ratio: float, heldout_max: int | None, sides: Sides) -> np.ndarray:
+def split(rows: Rows, test_ratio: float, sides: Sides) -> np.ndarray:
     """Each row's Part, (n,) int8; the keys of the rows used join `sides`.
 
     A share `test_ratio` of the rows of seen families, rounded up, is the test set, but one group at least is left to
     train on. Rows that share a key, directly or through others, make a group, which goes to one side whole: to the
     side that an earlier source chose for one of its keys, else to the test set if it is drawn, still fits in and is
-    complete. A group with a held-out row is held out whole.
+    complete. A group with a held-out row is held out whole, and not used if an earlier source trained on its like.
     """
     _, group = np.unique(_leaders(rows), return_inverse=True)
     size = np.bincount(group)
@@ -98,10 +101,11 @@ def split(rows: Rows, test_ratio: float, heldout_max: int | None, sides: Sides) 
         return np.bincount(group, marked, minlength=len(size)) > 0
 
     unseen = has(rows.heldout)
+    trained = has(stands_in(rows, sides.trained))
     tested = has(stands_in(rows, sides.tested)) & ~unseen
-    may_be_drawn = ~(unseen | tested | has(stands_in(rows, sides.trained)) | has(~rows.complete))
+    may_be_drawn = ~(unseen | tested | trained | has(~rows.complete))
     total = int(size[~unseen].sum())
-    wanted, left = math.ceil(test_ratio * total) - int(size[tested].sum()), total - int(size[tested].sum())
+    wanted, left = math.ceil(round(test_ratio * total, 9)) - int(size[tested].sum()), total - int(size[tested].sum())
     drawn_groups, first = np.unique(group[rows.order], return_index=True)
     for one in drawn_groups[np.argsort(first)]:
         if wanted <= 0:
@@ -111,8 +115,10 @@ def split(rows: Rows, test_ratio: float, heldout_max: int | None, sides: Sides) 
             wanted, left = wanted - int(size[one]), left - int(size[one])
     parts = np.where(tested[group], np.where(rows.complete, Part.test, Part.unused), Part.train).astype(np.int8)
     parts[unseen[group]] = Part.unused
-    kept = rows.order[(unseen[group] & rows.complete)[rows.order]]
-    parts[kept[:heldout_max]] = Part.heldout
+    kept = rows.order[((unseen & ~trained)[group] & rows.complete)[rows.order]][: sides.heldout]
+    parts[kept] = Part.heldout
+    if sides.heldout is not None:
+        sides.heldout -= len(kept)
     in_training = parts[rows.owners] == Part.train
     sides.trained = np.union1d(sides.trained, rows.keys[in_training])
     sides.tested = np.union1d(sides.tested, rows.keys[~in_training])
@@ -140,9 +146,3 @@ def _leaders(rows: Rows) -> np.ndarray:
     for row, number in zip(rows.owners[shared].tolist(), key[shared].tolist(), strict=True):
         leader[lead(row)] = lead(first.setdefault(number, row))
     return np.array([lead(row) for row in range(len(leader))], dtype=np.int64)
-
-
-def is_seen(dialogue: Dialogue, trained: Collection[str]) -> bool:
-    """Whether the tools that the dialogue is about (those called, else all offered) were offered in training."""
-    about = {call.name for call in dialogue.calls} or {tool.name for tool in dialogue.tools}
-    return about <= set(trained)

@@ -17,7 +17,7 @@ def place(source: str, id: str, file: str | None, dtype: str, patterns: tuple[st
     """The folder with the model in transformers' own layout; a package's is not there before it is unpacked.
 
     A hub's model is fetched, as far as `patterns` name its files. Raises FileNotFoundError if the folder or package is
-    not there, ConnectionError if the hub cannot be reached.
+    not there or the weights asked for are not, ConnectionError if the hub does not give the model.
     """
     if source == "folder":
         folder = Path(id).expanduser()
@@ -49,14 +49,22 @@ def _cache(name: str) -> Path:
 
 
 def _from_hub(id: str, patterns: tuple[str, ...]) -> Path:
+    from httpx2 import HTTPError  # what huggingface_hub's own errors derive from
     from huggingface_hub import snapshot_download  # takes a second that only a hub's model needs
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import IncompleteSnapshotError
 
+    ways = "log in or go online, or put the model's files into a folder and use model=folder model.id=FOLDER"
+    if patterns == TEXTS:
+        ways += ", or count characters with data.count_tokens=false"
     try:
-        found = snapshot_download(id, allow_patterns=list(patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ConnectionError(
-            f"model.id={id}: the hub gave no such model ({type(error).__name__}); log in or go online, or put the "
-            f"model's files into a folder and use model=folder model.id=FOLDER"
-        ) from error
-    return Path(found)
+        found = Path(snapshot_download(id, allow_patterns=list(patterns)))
+    except (OSError, HTTPError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, say that it is full
+            raise
+        is_partial = isinstance(error, IncompleteSnapshotError)
+        reason = "only some of its files were fetched before" if is_partial else "the hub gave no such model"
+        raise ConnectionError(f"model.id={id}: {reason} ({type(error).__name__}); {ways}") from error
+    # Offline the client gives what it has, which is the texts alone if only convert.py has asked before.
+    if set(WEIGHTS) <= set(patterns) and not any(found.glob(WEIGHTS[0])):
+        raise FileNotFoundError(f"model.id={id}: its weights ({WEIGHTS[0]}) are not in {found}; {ways}")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, TypeVar
 
 import psutil
@@ -42,18 +44,29 @@ def program(
             _end(process)
 
 
-def cpus() -> int:
-    """How many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many CPUs this process may use; of a container that has a share of their time, as many as that fills."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError):  # only a container that cgroup v2 limits has the file
+        time_given, period = quota.read_text(encoding="ascii").split()
+        if time_given != "max":
+            return min(count, math.ceil(int(time_given) / int(period)))
+    return count
 
 
 @contextmanager
 def workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, started with the first item and ended with the block, or with us if we are killed."""
+    """Worker processes, started with the first item and ended with the block, or with us if we are killed.
+
+    At the end of the block they finish what they are at; what else is queued is given up.
+    """
     # A fork has all modules at once, which take seconds to load; other systems' own libraries do not survive one.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(count, context, _set_up_worker) as pool:
+    pool = ProcessPoolExecutor(count, context, _set_up_worker)
+    try:
         yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C nobody takes what is queued
 
 
 def in_order(
@@ -78,6 +91,8 @@ def in_order(
 
 def _set_up_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    # A thread per CPU in each worker would be too many, and those that the parent has are missing after a fork.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -132,6 +132,16 @@ V072 = Dialect("agentfabric_v072", TOOLS_V072, lists_tools=True, blank_line=True
 DIALECTS = {dialect.name: dialect for dialect in (APRIL, V072)}
 
 
+def dialect_of(format: str, script: str) -> Dialect:
+    """The generation of the client that a data.format is for. Raises ValueError, on a script's behalf, if for none."""
+    if format not in DIALECTS:
+        raise ValueError(
+            f"the data was converted with data.format={format}, for other trainers; {script} needs the exchanges of "
+            f"data.format={' or '.join(DIALECTS)}: convert again"
+        )
+    return DIALECTS[format]
+
+
 def has_chinese(text: str) -> bool:
     return not text.isascii() and _CHINESE.search(text) is not None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -10,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,11 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Stage:
-    """One stage's folder. `run` is the content of its run.json; `finished` says whether that names an end."""
+    """One stage's folder. `run` is the content of its run.json; `finished` says whether that names an end.
 
-    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
+    No other process opens the stage before this one has finished it, forgets it or ends.
+    """
+
+    def __init__(self, folder: Path, run: dict[str, Any], unlock: Callable[[], None]) -> None:
         self.folder = folder
         self.run = run
+        self._unlock = weakref.finalize(self, unlock)
+        if self.finished:
+            self._unlock()
 
     @property
     def finished(self) -> bool:
@@ -35,6 +44,7 @@ class Stage:
         """Marks the stage as finished and keeps its results, as the very last thing a stage does."""
         self.run |= {"finished": _now(), "results": results}
         write_json(self.folder / "run.json", self.run)
+        self._unlock()
 
 
 def open_stage(
@@ -44,28 +54,48 @@ def open_stage(
 
     `settings` is all that the result depends on. `continues` says whether the stage can go on from what an unfinished
     run left; if not, such a run is worth nothing and is begun anew without asking. Raises FileExistsError if the
-    folder is in use and no way out was chosen, ValueError if `resume` is asked of a folder that other settings made.
+    folder is in use and no way out was chosen or another process writes into it now, ValueError if `resume` is asked
+    of a folder that other settings made.
     """
+    unlock = _lock(folder)
+    try:
+        run = _found(folder, settings, overwrite, resume, continues) or _begun(folder, settings)
+    except BaseException:
+        unlock()
+        raise
+    return Stage(folder, run, unlock)
+
+
+def _found(
+    folder: Path, settings: Mapping[str, Any], overwrite: bool, resume: bool, continues: bool
+) -> dict[str, Any] | None:
+    """The run in the folder that is to be resumed; None if one is to be begun. Raises as `open_stage` says."""
     path = folder / "run.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    plain = json.loads(json.dumps(settings))
-    if known and not overwrite and (continues or known.get("finished")):
-        state = "a finished run" if known.get("finished") else "an unfinished run"
-        if not resume:
-            raise FileExistsError(
-                f"{folder} holds {state}; choose another variant=... or name=..., or overwrite=true, or resume=true"
-            )
-        changed = sorted(differences(known["settings"], plain))
-        if changed:
-            raise ValueError(
-                f"{folder} holds {state} with other settings ({'; '.join(changed[:4])}); resume=true needs the same "
-                f"ones: choose another variant=... or overwrite=true"
-            )
-        return Stage(folder, known)
-    if known:
+    known: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not known or overwrite or not (continues or known.get("finished")):
+        return None
+    state = "a finished run" if known.get("finished") else "an unfinished run"
+    if not resume:
+        raise FileExistsError(
+            f"{folder} holds {state}; choose another variant=... or name=..., or overwrite=true, or resume=true"
+        )
+    changed = sorted(differences(known["settings"], json.loads(json.dumps(settings))))
+    if changed:
+        raise ValueError(
+            f"{folder} holds {state} with other settings ({'; '.join(changed[:4])}); resume=true needs the same "
+            f"ones: choose another variant=... or overwrite=true"
+        )
+    return known
+
+
+def _begun(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A run that is written into the folder, which holds nothing else of a run before it."""
+    for stale in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):  # a container's processes share few numbers
+        shutil.rmtree(stale, ignore_errors=True)
+    if (folder / "run.json").exists():
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")  # killed while deleting, we leave no half a run
         folder.rename(aside)
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)  # what cannot be deleted now, the next run tries again
     folder.mkdir(parents=True, exist_ok=True)
     run = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -75,10 +105,45 @@ def open_stage(
         "python": platform.python_version(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "versions": versions(PACKAGES),
-        "settings": plain,
+        "settings": json.loads(json.dumps(settings)),
     }
-    write_json(path, run)
-    return Stage(folder, run)
+    write_json(folder / "run.json", run)
+    return run
+
+
+def _lock(folder: Path) -> Callable[[], None]:
+    """Keeps other processes from writing into the folder until what it returns is called, or we end, however we do.
+
+    Raises FileExistsError naming the other process if there is one.
+    """
+    path = folder.absolute().with_name(f".{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process, so that its workers do not inherit it
+        except (BlockingIOError, PermissionError):
+            holder = os.read(file, 300).decode() or "another process"
+            os.close(file)
+            raise FileExistsError(
+                f"{folder} is being written by {holder}; wait for it, or choose another variant=... or name=..."
+            ) from None
+        except OSError:  # on a file system without locks nobody can be kept out
+            pass
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), path.stat()):
+                break
+        os.close(file)  # who held it has just deleted it, so the next one to come would lock another file
+    os.ftruncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {platform.node()}".encode())
+    owner = os.getpid()
+
+    def unlock() -> None:
+        if os.getpid() == owner:  # a fork has our objects but not our lock
+            path.unlink(missing_ok=True)
+            os.close(file)
+
+    return unlock
 
 
 def require(path: Path, made_by: str) -> Path:
@@ -95,6 +160,12 @@ def require_finished(folder: Path, made_by: str) -> Path:
     if run.get("finished") is None:
         raise FileNotFoundError(f"{folder} holds an unfinished run; finish it with: {made_by} resume=true")
     return folder
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings that a stage's folder was made with."""
+    settings: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
+    return settings
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,18 @@ from fabrictune import dialogue as dialogues
 from fabrictune import mixture, protocol
 from fabrictune.dialogue import Dialogue, Exchange, Json, Weights
 from fabrictune.fitting import Fitted, Piece, Write, fit
-from fabrictune.formats import agentfabric, alpaca, captured, messages, ms_agent, ms_bench, openai, sharegpt, toolbench
+from fabrictune.formats import (
+    agentfabric,
+    alpaca,
+    captured,
+    messages,
+    ms_agent,
+    ms_bench,
+    openai,
+    sharegpt,
+    toolbench,
+    values,
+)
 from fabrictune.lengths import Ruler
 
 READERS: Mapping[str, Callable[[Mapping[str, Any]], Dialogue]] = {
@@ -33,7 +42,7 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Dialogue]] = {
     "self_cognition": dialogues.from_json,
 }
 # Formats whose rows another trainer reads; our own trains on the exchanges of the other formats.
-FOREIGN: Mapping[str, Callable[[Dialogue], dict[str, Json]]] = {
+WRITERS: Mapping[str, Callable[[Dialogue], dict[str, Json]]] = {
     "openai": openai.render,
     "messages": messages.render,
     "ms_agent": ms_agent.render,
@@ -89,12 +98,14 @@ class Reject:
 class Facts:
     """What statistics need to know of a dialogue written as `lines` lines.
 
-    `too_long` exchanges of its row exceeded the limit before anything was left out (0 on the row's other pieces).
+    `too_long` exchanges of its row exceeded the limit before anything was left out, and `results_cut` of its results
+    were cut (0 on the row's other pieces).
     `lengths` are those of its exchanges, none if they were not measured; `calls` and `languages` hold one a turn.
     """
 
     lines: int
     too_long: int
+    results_cut: int
     lengths: tuple[int, ...]
     tools: tuple[str, ...]
     called: tuple[str, ...]
@@ -119,7 +130,7 @@ class Converter:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.foreign = FOREIGN.get(recipe.format)
+        self.foreign = WRITERS.get(recipe.format)
         self.ruler = _ruler(recipe.tokenizer, recipe.max_length) if recipe.tokenizer else None
 
     def convert(self, row: Row) -> tuple[Converted | None, Reject | None]:
@@ -131,24 +142,25 @@ class Converter:
             msgspec.json.encode(dialogue)  # refuses text that no file can hold, before a tokenizer stumbles over it
             measured = random.Random(f"{self.recipe.seed}/length/{dialogue.id}").random() < self.recipe.measured_share
             fitted = self._fitted(dialogue, measured)
-            counts = [fitted.too_long, *[0] * len(fitted.pieces)]
-            blob = b"".join(map(self._lines, fitted.pieces, counts, repeat(measured)))
+            blob = b"".join(self._lines(piece, fitted, measured) for piece in fitted.pieces)
         except (ValueError, RecursionError) as error:
             return None, self._reject(row, _reason(error))
-        reject = self._reject(row, self._too_long(fitted), fitted) if fitted.left_out else None
+        lost = self._lost(dialogue, fitted)
+        reject = self._reject(row, lost, fitted) if lost else None
         if not fitted.pieces:
             return None, reject
-        return Converted(row.number, blob, mixture.keys(dialogue), dialogue.family, dialogue.is_complete), reject
+        is_testable = dialogue.is_complete and all(piece.is_whole for piece in fitted.pieces)
+        return Converted(row.number, blob, mixture.keys(dialogue), dialogue.family, is_testable), reject
 
     def _fitted(self, dialogue: Dialogue, measured: bool) -> Fitted:
         if self.foreign:
-            return Fitted((Piece(dialogue, (), ()),), 0, 0, 0)
+            return Fitted((Piece(dialogue, (), ()),))
         write = self._writer(dialogue)
         exchanges = write(dialogue)
         if not self.ruler:
-            return Fitted((Piece(dialogue, exchanges, _characters(exchanges)),), 0, 0, 0)
+            return Fitted((Piece(dialogue, exchanges, _characters(exchanges)),))
         if not measured and self.ruler.all_fit(exchanges):
-            return Fitted((Piece(dialogue, exchanges, ()),), 0, 0, 0)
+            return Fitted((Piece(dialogue, exchanges, ()),))
         return fit(dialogue, write, self.ruler.lengths, self.recipe.max_length, self.recipe.long)
 
     def _writer(self, dialogue: Dialogue) -> Write:
@@ -159,7 +171,7 @@ class Converter:
         draw = random.Random(f"{recipe.seed}/form/{dialogue.id}")
         shape: agentfabric.Shape = "raw" if draw.random() < recipe.raw_share else "chat"
         dialect = protocol.DIALECTS[recipe.format]
-        blank_line = (dialect is protocol.V072) is not (draw.random() < recipe.other_break)
+        blank_line = dialect.blank_line is not (draw.random() < recipe.other_break)
         write = partial(
             agentfabric.render,
             source=recipe.name,
@@ -171,33 +183,47 @@ class Converter:
         )
         return lambda one: tuple(write(one))
 
-    def _lines(self, piece: Piece, too_long: int, measured: bool) -> bytes:
+    def _lines(self, piece: Piece, fitted: Fitted, measured: bool) -> bytes:
         """The piece as lines. Raises UnicodeError where a text cannot be written."""
         dialogue = piece.dialogue
         if self.foreign:
-            lines = [msgspec.json.encode(self.foreign(dialogue))]
+            written = self.foreign(dialogue)
+            _check_reading(dialogue, READERS[self.recipe.format](written), self.recipe.format)
+            lines = [msgspec.json.encode(written)]
             lengths: tuple[int, ...] = (len(lines[0].decode()),)
         else:
             lines = [msgspec.json.encode(exchange) for exchange in piece.exchanges]
             lengths = piece.lengths
+        written_pending = None if self.foreign else 1
         facts = Facts(
             lines=len(lines),
-            too_long=too_long,
+            too_long=fitted.too_long if piece is fitted.pieces[0] else 0,
+            results_cut=fitted.results_cut if piece is fitted.pieces[0] else 0,
             lengths=lengths if measured else (),
             tools=tuple(tool.name for tool in dialogue.tools),
             called=tuple({call.name: None for call in dialogue.calls}),
-            calls=tuple(len(turn.calls) for turn in dialogue.turns),
+            calls=tuple(len(turn.steps) + len(turn.pending[:written_pending]) for turn in dialogue.turns),
             languages=tuple(protocol.language(turn.query) for turn in dialogue.turns),
             family=dialogue.family,
         )
         return b"\n".join([msgspec.json.encode(facts), msgspec.json.encode(dialogue), *lines, b""])
 
-    def _too_long(self, fitted: Fitted) -> str:
-        kept = sum(len(piece.exchanges) for piece in fitted.pieces)
-        return (
-            f"too long: {fitted.left_out} of {fitted.left_out + kept} exchanges have more than data.max_length="
-            f"{self.recipe.max_length} tokens, the longest {fitted.longest}"
-        )
+    def _lost(self, dialogue: Dialogue, fitted: Fitted) -> str:
+        """What of the dialogue is not written, "" if all is."""
+        reasons = []
+        if fitted.left_out:
+            kept = sum(len(piece.exchanges) for piece in fitted.pieces)
+            reasons.append(
+                f"too long: {fitted.left_out} of {fitted.left_out + kept} exchanges have more than data.max_length="
+                f"{self.recipe.max_length} tokens, the longest {fitted.longest}"
+            )
+        pending = len(dialogue.turns[-1].pending)
+        if pending > 1 and not self.foreign:
+            reasons.append(
+                f"calls after one whose result is not known: {pending - 1} of {pending}, which the client would only "
+                f"ask for when it has that result"
+            )
+        return "; ".join(reasons)
 
     def _reject(self, row: Row, reason: str, fitted: Fitted | None = None) -> Reject:
         in_part, too_long = (bool(fitted.pieces), fitted.too_long) if fitted else (False, 0)
@@ -224,12 +250,27 @@ def _ruler(folder: Path, limit: int) -> Ruler:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = values.DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"no JSON object but {type(value).__name__}")
     return value
+
+
+def _check_reading(dialogue: Dialogue, read: Dialogue, format: str) -> None:
+    """Raises ValueError if the dialogue's row, read back, says something else: its text is the format's own marks."""
+    if _said(dialogue) != _said(read):
+        raise ValueError(f"{format} cannot hold the dialogue: read back, its row would say something else")
+
+
+def _said(dialogue: Dialogue) -> list[Any]:
+    """The queries, calls, results and answers, but for blanks around texts."""
+    return [
+        (turn.query.strip(), turn.answer.strip(), [(step.call, step.observation.strip()) for step in turn.steps])
+        + tuple(turn.calls)
+        for turn in dialogue.turns
+    ]
 
 
 def _reason(error: Exception) -> str:

@@ -27,6 +27,7 @@ class SourceSummary:
     not_drawn: int = 0
     not_used: int = 0
     too_long: int = 0
+    results_cut: int = 0
     dialogues: Counter[str] = field(default_factory=Counter)  # by part, "train" and "test"
     exchanges: Counter[str] = field(default_factory=Counter)
     lengths: Lengths = field(default_factory=Lengths)
@@ -48,11 +49,17 @@ class Summary:
     tested: Counter[bool] = field(default_factory=Counter)  # test dialogues, by whether their tools were trained on
     heldout_not_used: int = 0
     rejects: dict[tuple[str, str], RejectKind] = field(default_factory=dict)
+    first_rejects: dict[str, Reject] = field(default_factory=dict)  # of each source, for an error that shows one
     rejected: int = 0
     in_part: int = 0
 
+    @property
+    def counts_tokens(self) -> bool:
+        return self.unit == "tokens"
+
     def reject(self, reject: Reject) -> None:
         kind = _kind(reject.reason)
+        self.first_rejects.setdefault(reject.source, reject)
         known = self.rejects.get((reject.source, kind))
         first = (known.example_file, known.example_line) if known else (reject.file, reject.line)
         self.rejects[reject.source, kind] = RejectKind(reject.source, kind, known.count + 1 if known else 1, *first)
@@ -70,6 +77,7 @@ class Summary:
             counts.dialogues[part] += 1
             counts.exchanges[part] += facts.lines
         own.too_long += facts.too_long
+        own.results_cut += facts.results_cut
         for length in facts.lengths:
             own.lengths.add(length)
         self.families[facts.family] += 1
@@ -120,7 +128,8 @@ class Summary:
             "rejected": own.rejected,
             "not_drawn": own.not_drawn,
             "not_used": own.not_used,
-            "exchanges_too_long": own.too_long,
+            "exchanges_too_long": own.too_long if self.counts_tokens else None,
+            "results_cut": own.results_cut,
             "train": {"dialogues": own.dialogues["train"], "exchanges": own.exchanges["train"]},
             "test": {"dialogues": own.dialogues["test"], "exchanges": own.exchanges["test"]},
             "length": {

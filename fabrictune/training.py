@@ -23,7 +23,6 @@ from fabrictune.dialogue import Exchange
 from fabrictune.encoding import Encoded, encode
 from fabrictune.log import Clock, bar, logger, progress
 from fabrictune.packing import Row
-from fabrictune.rows import FOREIGN
 
 # What a checkpoint must hold to be continued from; a kill while saving leaves some of it missing.
 CHECKPOINT_FILES = ("trainer_state.json", "adapter_model.safetensors", "scheduler.pt")
@@ -47,7 +46,7 @@ def train(config: Config) -> None:
             record.write_json(Path(os.environ[launching.RESULT]), results)
         launching.leave()
     converted = record.require_finished(root / "convert", f"python convert.py name={config.name} ...")
-    _check_format(converted)
+    protocol.dialect_of(record.settings_of(converted)["format"], "train.py")
     stage = record.open_stage(folder, settings(config, converted), overwrite=config.overwrite, resume=config.resume)
     if stage.finished:
         logger.info("%s is finished already", folder)
@@ -62,16 +61,6 @@ def train(config: Config) -> None:
     stage.finish(**results)
     logger.info("best %s, eval loss %.4f", results["best"], results["eval_loss"])
     logger.info("wrote %s; next: python merge.py name=%s variant=%s", folder, config.name, config.variant)
-
-
-def _check_format(converted: Path) -> None:
-    """Raises ValueError if the data was written for other trainers."""
-    written = json.loads((converted / "run.json").read_text(encoding="utf-8"))["settings"]["format"]
-    if written in FOREIGN:
-        raise ValueError(
-            f"{converted} was written with data.format={written}, for other trainers; train.py needs the exchanges of "
-            f"data.format={' or '.join(protocol.DIALECTS)}: convert again"
-        )
 
 
 def fit(config: Config, converted: Path, folder: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Alpaca rows become dialogues without tools."""
 
+import json
+
 import pytest
 from dialogues import SAID
 from hypothesis import given, settings
@@ -41,6 +43,13 @@ def test_system_is_the_instruction_and_history_comes_before() -> None:
     )
 
 
+@pytest.mark.parametrize("write", [str, json.dumps])
+def test_lists_may_be_text_as_a_table_holds_them(write) -> None:
+    lists = {"history": [["Hi", 'It\'s "so".']], "tools": [], "images": []}
+    assert alpaca.parse(row(**{key: write(value) for key, value in lists.items()})) == alpaca.parse(row(**lists))
+    assert alpaca.parse(row(history="", tools="", images="")) == alpaca.parse(row())
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3))
 def test_every_query_and_answer_is_kept_to_the_letter(pairs: list[tuple[str, str]]) -> None:
@@ -56,12 +65,13 @@ def test_every_query_and_answer_is_kept_to_the_letter(pairs: list[tuple[str, str
         ({"instruction": "Hi"}, "no row of alpaca data without output: "),
         (row(instruction="", input=""), "a user message is empty"),
         (row(output=""), "an assistant message is empty: "),
-        (row(output=["Good", "Bad"]), "'output' is no text: "),
+        (row(output=["Good", "Bad"]), "output is no text: "),
         (
             row(output="I am {{name}}, made by {{author}}."),
             r"a placeholder \{\{\.\.\.\}\} is not filled in: \{\{name\}\}",
         ),
-        (row(history=[["Hi", None]]), "'history' is no list of pairs of texts: "),
+        (row(history=[["Hi", None]]), "history is no list of pairs of texts: "),
+        (row(history="Hi"), "history is no list of pairs of texts: neither JSON nor a Python literal: 'Hi'"),
         (row(tools='[{"name": "clock"}]'), "tools in a source of plain chat: "),
         (row(images=["a.png"]), "pictures and sounds cannot be read: the row has 'images'"),
     ],

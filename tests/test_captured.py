@@ -144,7 +144,7 @@ BARE = "(. you can use tools: [weather,clock])Oslo?"
         (chat(TRACE.replace('"Oslo"}', '"Oslo"'), reply="Sunny."), "a call's arguments are no JSON object"),
         (chat(TRACE.replace(CALL, "I know.\n"), reply="Sunny."), "a call that cannot be read"),
         (chat(TRACE.replace(CALL, "I look.\n" + CALL), reply="Sunny."), "the query cannot be told from words said"),
-        (chat(TRACE, reply="Sunny.", query="Rome?"), "'query' is not what the newest user message begins with"),
+        (chat(TRACE, reply="Sunny.", query="Rome?"), "query is not what the newest user message begins with"),
         (chat("Oslo?", CALL + "Observation: <result>s</result>\nAnswer:", BARE, reply="Hi"), "a turn has no answer"),
         (chat("Oslo?", CALL, BARE, reply="Hi"), "a call that cannot be read"),
         (chat("Oslo?", CALL + "\nObservation: <result>sun", BARE, reply="Hi"), "the trace cannot be read"),

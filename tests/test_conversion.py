@@ -560,7 +560,7 @@ def test_a_hub_that_cannot_be_reached_is_answered_with_where_to_put_the_files(tm
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith(f"error: data.mix.hub: some/thing cannot be fetched from {hub} (")
+    assert last.startswith("error: data.mix.hub: some/thing: put its ")
     assert f"into {tmp_path / 'data' / 'some' / 'thing'}/" in last
     assert not (tmp_path / "outputs").exists()
 
@@ -765,7 +765,7 @@ def test_dialogues_with_tools_are_refused_where_the_format_holds_none(tmp_path: 
 
 
 def test_the_config_knows_the_formats_for_other_trainers() -> None:
-    assert {format.value for format in configuration.FOREIGN} == set(row_conversion.FOREIGN)
+    assert {format.value for format in configuration.FOREIGN} == set(row_conversion.WRITERS)
 
 
 @pytest.mark.parametrize("format", ["ms_agent", "openai", "messages"])
@@ -776,7 +776,7 @@ def test_data_for_other_trainers_is_refused_by_our_own(
     path = write_rows(tmp_path / "chat.jsonl", [talk(f"{number}?") for number in range(5)])
     config = configured(tmp_path, *reading(path), f"data.format={format}", "data.test_ratio=0.5")
     conversion.convert(config)
-    with pytest.raises(ValueError, match=f"was written with data.format={format}, for other trainers") as refused:
+    with pytest.raises(ValueError, match=f"was converted with data.format={format}, for other trainers") as refused:
         start(config)
     assert "data.format=agentfabric or agentfabric_v072" in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -168,7 +168,7 @@ def test_bytes_of_another_kind_are_no_data(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
 def test_a_file_without_records_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     path = written(tmp_path, name, content)
-    with pytest.raises(ValueError, match=f"^{path}: holds no records$"):
+    with pytest.raises(files.NoRecords, match=f"^{path}: holds no records; delete it, or .* `files` pattern$"):
         list(files.records(path))
 
 
@@ -176,7 +176,7 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     schema = pyarrow.schema([("a", pyarrow.string())])
     pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "a.parquet")
     for path in (tmp_path / "a.parquet", written(tmp_path, "a.csv", b"a,b\n"), written(tmp_path, "a.json", b" [ ]\n")):
-        with pytest.raises(ValueError, match="holds no records"):
+        with pytest.raises(files.NoRecords, match="holds no records"):
             list(files.records(path))
 
 
@@ -333,6 +333,48 @@ def test_maps_of_a_table_are_objects_and_decimal_numbers_text(tmp_path: Path) ->
     rows = pyarrow.Table.from_pylist([{"m": [("k", 1)], "n": Decimal("1.10")}], schema=kinds)
     pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
     assert parsed(tmp_path / "a.parquet") == [{"m": {"k": 1}, "n": "1.10"}]
+
+
+def test_keys_of_a_map_become_text(tmp_path: Path) -> None:
+    kinds = {"day": pyarrow.date32(), "raw": pyarrow.binary(), "number": pyarrow.int64()}
+    row = {"day": [(date(2024, 3, 14), 1)], "raw": [(b"k\xff", 2)], "number": [(7, 3)]}
+    schema = pyarrow.schema([(name, pyarrow.map_(kind, pyarrow.int64())) for name, kind in kinds.items()])
+    schema = schema.append(pyarrow.field("inner", pyarrow.list_(pyarrow.struct([schema.field("day")]))))
+    rows = pyarrow.Table.from_pylist([row | {"inner": [{"day": row["day"]}]}], schema=schema)
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    day = {"2024-03-14": 1}
+    assert parsed(tmp_path / "a.parquet") == [
+        {"day": day, "raw": {"k\udcff": 2}, "number": {"7": 3}, "inner": [{"day": day}]}
+    ]
+
+
+def test_a_map_whose_keys_are_no_text_at_all_is_told_with_its_place(tmp_path: Path) -> None:
+    kind = pyarrow.map_(pyarrow.struct([("x", pyarrow.int64())]), pyarrow.int64())
+    rows = pyarrow.Table.from_pylist([{"m": [({"x": 1}, 2)]}], schema=pyarrow.schema([("m", kind)]))
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet: is broken at its start: "):
+        parsed(tmp_path / "a.parquet")
+
+
+def test_times_finer_than_python_s_are_text_wherever_they_stand(tmp_path: Path) -> None:
+    when, text = pyarrow.timestamp("ns"), "2024-03-14 10:00:00.123456789"
+    time = pyarrow.scalar(1_710_410_400_123_456_789, pyarrow.int64()).cast(when)
+    cells: dict[str, tuple[pyarrow.DataType, object, object]] = {
+        "plain": (when, time, text),
+        "zoned": (pyarrow.timestamp("ns", "UTC"), time.cast(pyarrow.int64()).as_py(), f"{text}Z"),
+        "clock": (pyarrow.time64("ns"), 123_456_789, "00:00:00.123456789"),
+        "list": (pyarrow.list_(when), [time], [text]),
+        "large": (pyarrow.large_list(when), [time], [text]),
+        "pair": (pyarrow.list_(when, 2), [time, None], [text, None]),
+        "struct": (pyarrow.struct([("t", when), ("n", pyarrow.int64())]), {"t": time, "n": 1}, {"t": text, "n": 1}),
+        "map": (pyarrow.map_(pyarrow.string(), when), [("k", time)], {"k": text}),
+        "coarse": (pyarrow.timestamp("us"), 1_710_410_400_000_000, "2024-03-14 10:00:00"),
+    }
+    columns = [pyarrow.array([cell, None], kind) for kind, cell, _ in cells.values()]
+    pyarrow.parquet.write_table(pyarrow.table(dict(zip(cells, columns, strict=True))), tmp_path / "a.parquet")
+    first, second = parsed(tmp_path / "a.parquet")
+    assert first == {name: expected for name, (_, _, expected) in cells.items()}
+    assert isinstance(second, dict) and second.keys() == cells.keys() and second["plain"] is None
 
 
 # Size and speed

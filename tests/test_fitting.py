@@ -81,9 +81,14 @@ def test_what_is_kept_fits_and_what_is_left_out_is_counted(dialogue: Dialogue, l
 @given(DIALOGUES, LIMITS)
 def test_dropping_leaves_out_just_the_exchanges_that_are_too_long(dialogue: Dialogue, limit: int) -> None:
     result = fitted(dialogue, limit=limit, policy="drop")
-    short = [one for one, length in zip(write(dialogue), characters(write(dialogue)), strict=True) if length <= limit]
+    lengths = list(zip(write(dialogue), characters(write(dialogue)), strict=True))
+    short = [one for one, length in lengths if length <= limit]
+    lost = min([one.turn for one, length in lengths if length > limit], default=len(dialogue.turns))
     assert [exchange for exchange, _ in pairs(result)] == short
-    assert [piece.dialogue for piece in result.pieces] == [dialogue] * bool(short)
+    for piece in result.pieces:
+        assert piece.dialogue == replace(dialogue, turns=dialogue.turns[: max(1, lost)])
+        assert piece.is_whole == (lost > 0)
+    assert len(result.pieces) == bool(short)
 
 
 def cut(dialogue: Dialogue, most: int) -> Dialogue:
@@ -122,14 +127,25 @@ def test_results_are_cut_no_further_than_leaves_ground_for_an_answer() -> None:
     result = fitted(dialogue, limit=100, policy="truncate_observation")
     assert (result.too_long, result.left_out, result.longest) == (1, 1, len("Light?Hm.On.") + 1000)
     assert [exchange.step for exchange, _ in pairs(result)] == [0]
-    assert result.pieces[0].dialogue == cut(dialogue, SHORTEST_OBSERVATION)
+    assert (result.pieces[0].dialogue, result.results_cut) == (dialogue, 0)
+
+
+def test_results_are_cut_for_the_exchanges_that_it_saves_and_not_for_a_hopeless_one() -> None:
+    asked = Turn("Light?", (step("x" * 900),), "On.")
+    hopeless = fitted(of(asked, Turn("y" * 3000, (), "No.")), limit=1000, policy="truncate_observation")
+    assert [piece.dialogue for piece in hopeless.pieces] == [of(asked)]
+    assert (hopeless.left_out, hopeless.results_cut) == (1, 0)
+    saved = fitted(of(asked, asked, Turn("y" * 3000, (), "No.")), limit=1000, policy="truncate_observation")
+    assert [(exchange.turn, exchange.step) for exchange, _ in pairs(saved)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert (saved.left_out, saved.results_cut) == (1, 2)
+    assert max(length for _, length in pairs(saved)) in (999, 1000)
 
 
 def test_a_dialogue_without_results_has_nothing_to_cut() -> None:
     dialogue = of(Turn("a" * 10, (), "b" * 10), Turn("c" * 10, (), "d" * 10))
     result = fitted(dialogue, limit=30, policy="truncate_observation")
     assert [exchange.turn for exchange, _ in pairs(result)] == [0]
-    assert result.pieces[0].dialogue == dialogue
+    assert result.pieces[0].dialogue == replace(dialogue, turns=dialogue.turns[:1])
 
 
 @settings(deadline=None)
@@ -150,7 +166,7 @@ def test_a_split_keeps_every_turn_once_and_in_order_in_as_long_runs_as_fit(
         assert piece.exchanges == write(piece.dialogue)
     for one, following in zip(dialogues, dialogues[1:], strict=False):
         assert not fits(replace(one, turns=(*one.turns, following.turns[0])), limit)
-    assert result.left_out == 0
+    assert (result.left_out, result.results_cut) == (0, 0)
 
 
 def test_a_turn_that_is_too_long_by_itself_is_left_out_and_the_turns_around_it_are_kept() -> None:

@@ -173,7 +173,7 @@ class Place:
             "HOME": str(self.folder),
             "HF_ENDPOINT": f"http://127.0.0.1:{port}",
             "MODELSCOPE_ENDPOINT": f"http://127.0.0.1:{port}",
-            "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+            "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "2",
         }
         return [sys.executable, "-c", FETCH, name, ID, pattern, revision, str(self.folder / "data")], environment
 
@@ -220,7 +220,7 @@ def test_what_was_fetched_is_not_fetched_again_and_is_there_offline(hub: Hub, pl
     assert hub.sent == []
     assert place.fetched(name, free_port(), "*.jsonl") == first
     other = place.fetch(name, free_port(), "zh/*")  # which was never fetched
-    assert other.stderr.splitlines()[-1].startswith(f"ConnectionError: {ID} cannot be fetched from {name} (")
+    assert other.stderr.splitlines()[-1].startswith(f"ConnectionError: {ID}: put its files that match 'zh/*' into ")
 
 
 def test_what_could_not_be_renewed_is_no_longer_taken_for_whole(hub: Hub, place: Place) -> None:
@@ -228,7 +228,9 @@ def test_what_could_not_be_renewed_is_no_longer_taken_for_whole(hub: Hub, place:
     hub.held["train.jsonl"] = ROWS * 2
     hub.withheld = "train.jsonl"
     for port in (hub.port, free_port()):
-        assert f"{ID} cannot be fetched from modelscope (" in place.fetch("modelscope", port).stderr.splitlines()[-1]
+        assert (
+            place.fetch("modelscope", port).stderr.splitlines()[-1].startswith(f"ConnectionError: {ID}: put its data ")
+        )
     hub.withheld = ""
     assert place.fetched("modelscope", hub.port)["train.jsonl"] == ROWS * 2
 
@@ -267,23 +269,29 @@ def test_the_revision_named_is_the_one_asked_for(hub: Hub, place: Place, name: s
 
 
 @BOTH
-def test_what_cannot_be_fetched_names_the_reason_the_files_and_their_folder(place: Place, name: str) -> None:
+def test_what_cannot_be_fetched_is_answered_in_one_line_with_the_way_out_first(place: Place, name: str) -> None:
     done = place.fetch(name, free_port(), "*.jsonl")
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"ConnectionError: {ID} cannot be fetched from {name} (")
-    assert "refused" in last
-    assert f"put its files that match '*.jsonl' into {place.folder / 'data' / ID}/" in last
+    (said,) = done.stderr.splitlines()
+    way_out, _, reason = said.partition("; it said: ")
+    assert way_out == (
+        f"ConnectionError: {ID}: put its files that match '*.jsonl' into {place.folder / 'data' / ID}/, "
+        f"or run this where {name} can be reached and lets you in"
+    )
+    assert "refused" in reason
+    assert len(reason) <= 160
 
 
 @BOTH
 @pytest.mark.parametrize("status", [404, 403])
 def test_a_dataset_that_is_not_there_or_not_given_is_told_apart(hub: Hub, place: Place, name: str, status: int) -> None:
     hub.gives = status
-    last = place.fetch(name, hub.port).stderr.splitlines()[-1]
-    assert last.startswith(f"ConnectionError: {ID} cannot be fetched from {name} (")
-    assert str(status) in last
-    assert f"into {place.folder / 'data' / ID}/" in last
+    (said,) = place.fetch(name, hub.port).stderr.splitlines()
+    way_out, _, reason = said.partition("; it said: ")
+    assert way_out.startswith(f"ConnectionError: {ID}: put its data files (.jsonl, .json, .csv, .parquet) into ")
+    assert f"into {place.folder / 'data' / ID}/, or run this where {name} can be reached" in way_out
+    assert str(status) in reason
+    assert len(reason) <= 160
 
 
 @BOTH

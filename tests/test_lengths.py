@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -177,17 +179,35 @@ def test_the_lines_remembered_are_bounded_and_forgetting_them_changes_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = Ruler(folder, NO_LIMIT).lengths(EXCHANGES)
-    monkeypatch.setattr(lengths, "LINES_KEPT", 100)
+    monkeypatch.setattr(lengths, "CHARACTERS_KEPT", 10_000)
     ruler = Ruler(folder, NO_LIMIT)
     most = 0
     counted = []
     for exchange in EXCHANGES:
         ruler.all_fit([exchange])
         counted += ruler.lengths([exchange])
-        most = max(most, len(ruler._known))
+        most = max(most, sum(map(len, ruler._known)))
     assert counted == expected
-    lines = max(one.to_line().count("\\n") + 2 for one in EXCHANGES)
-    assert 50 < most <= 100 + 2 * lines
+    assert 5_000 < most <= 10_000 + max(len(one.to_line()) for one in EXCHANGES)
+
+
+def test_padding_and_truncation_saved_with_a_tokenizer_change_no_count(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "saved")
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    saved["truncation"] = {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    saved["padding"] = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": 512}
+    saved["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"}
+    (tmp_path / "saved" / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
+    assert Ruler(tmp_path / "saved", NO_LIMIT).lengths(EXCHANGES) == Ruler(folder, NO_LIMIT).lengths(EXCHANGES)
+
+
+def test_a_template_that_takes_no_system_message_is_refused_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = models.load_tokenizer(tiny_model)
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer.chat_template = refusing + CHATML
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="refuses messages of system, user .*not supported.*choose another model="):
+        Ruler(tmp_path, 2048)
 
 
 def test_a_folder_without_a_fast_tokenizer_is_refused_with_the_ways_out(tmp_path: Path) -> None:

@@ -20,6 +20,14 @@ def test_what_a_user_can_cause_ends_in_one_sentence_and_code_1(error, said, caps
     assert said in line
 
 
+def test_ctrl_c_ends_in_one_word_and_code_130(capsys, monkeypatch) -> None:
+    monkeypatch.delenv("FABRICTUNE_TRACE", raising=False)
+    with pytest.raises(SystemExit) as end, log.errors_in_one_sentence():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
 def test_what_only_we_can_cause_keeps_its_traceback() -> None:
     with pytest.raises(AssertionError), log.errors_in_one_sentence():
         raise AssertionError("ours")

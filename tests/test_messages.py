@@ -56,6 +56,26 @@ def test_a_query_and_its_response_may_stand_alone() -> None:
     )
 
 
+@pytest.mark.parametrize("write", [str, json.dumps])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        row(USER | {"files": ["a.csv"]}, HELLO | {"tool_calls": []}, tools=[], images=[]),
+        {"conversations": [{"from": "human", "value": 'It\'s "Hi" 😀'}, {"from": "gpt", "value": "Hello."}]},
+        {"query": "Again?", "response": "Yes.", "history": [["Hi", "Hello."]], "tools": []},
+    ],
+)
+def test_lists_may_be_text_as_a_table_holds_them(whole: dict, write) -> None:
+    empty = dict.fromkeys(["messages", "conversations", "history", "tools", "images"], "")
+    table = empty | {key: write(value) if isinstance(value, list) else value for key, value in whole.items()}
+    assert messages.parse(table) == messages.parse(whole)
+
+
+def test_a_messages_own_lists_may_be_text() -> None:
+    said = row(USER | {"files": '["a.csv"]'}, HELLO | {"tool_calls": "[]", "function_call": ""})
+    assert messages.parse(said).turns == (Turn("Hi", (), "Hello.", ("a.csv",)),)
+
+
 def test_user_messages_in_a_row_are_one_query() -> None:
     assert messages.parse(row(USER, AGAIN, YES)).turns == (Turn("Hi\nAgain?", (), "Yes."),)
 
@@ -99,7 +119,9 @@ def test_without_an_instruction_there_is_no_system_message(instruction: str | Ro
 def test_exchanges_are_the_prefixes_of_the_messages_written(dialogue: Dialogue) -> None:
     written = [(message["role"], message["content"]) for message in messages.render(dialogue)["messages"]]
     if any(turn.files for turn in dialogue.turns):
-        with pytest.raises(ValueError, match="plain messages cannot hold files"):
+        with pytest.raises(
+            ValueError, match="plain messages cannot hold uploaded files: .*; give data.mix.talk.plain="
+        ):
             list(messages.exchanges(dialogue, "talk"))
         return
     for exchange in messages.exchanges(dialogue, "talk"):
@@ -109,9 +131,11 @@ def test_exchanges_are_the_prefixes_of_the_messages_written(dialogue: Dialogue) 
 
 def test_tools_cannot_be_written() -> None:
     dialogue = Dialogue("d", (CLOCK,), TURNS)
-    for write in (messages.render, lambda one: list(messages.exchanges(one, "talk"))):
-        with pytest.raises(ValueError, match=r"plain messages cannot hold tools: .*\['clock'\]"):
-            write(dialogue)
+    refused = r"plain messages cannot hold tools: the dialogue has \['clock'\]; give "
+    with pytest.raises(ValueError, match=refused + "data.format=openai$"):
+        messages.render(dialogue)
+    with pytest.raises(ValueError, match=refused + "data.mix.talk.plain=false$"):
+        list(messages.exchanges(dialogue, "talk"))
 
 
 @pytest.mark.parametrize("placeholder", ["{{NAME}}", "{{author}}"])
@@ -140,6 +164,11 @@ def test_other_double_braces_are_not_placeholders(text: str) -> None:
         (row(USER, {"role": "tool", "content": "x"}), "the role 'tool': read it with source=openai"),
         (row(USER, {"role": "tool_call", "content": "x"}), "the role 'tool_call': read it with source=openai"),
         (row(USER, {"role": "observation", "content": "x"}), "the role 'observation': read it with source=sharegpt"),
+        ({"messages": "Hi"}, "messages is no list of messages: neither JSON nor a Python literal: 'Hi'"),
+        ({"conversations": '{"from": "user"}'}, "conversations is no list of messages: {'from': 'user'}"),
+        (row(USER, HELLO, tools='[{"name": "clock"}]'), "tools in a source of plain chat: "),
+        (row(USER, HELLO, images='["a.png"]'), "pictures and sounds cannot be read: the row has 'images'"),
+        (row(USER, HELLO | {"tool_calls": "[{}]"}), "a source of plain chat with calls: read it with source=openai"),
         (row(USER, HELLO | {"tool_calls": [{}]}), "a source of plain chat with calls: read it with source=openai"),
         (row(USER, HELLO, tools=[{"name": "clock"}]), "tools in a source of plain chat: read them with source=openai"),
         (row(USER, {"role": "bot", "content": "x"}), "unknown role: 'bot' is none of"),
@@ -153,9 +182,12 @@ def test_other_double_braces_are_not_placeholders(text: str) -> None:
         (row(USER, HELLO, {"role": "system", "content": "x"}, USER, HELLO), "a system message after the first: "),
         (row(USER, HELLO, images=["a.png"]), "pictures and sounds cannot be read: the row has 'images'"),
         ({"query": "Hi", "response": None}, "an assistant message is empty: "),
-        ({"query": "Hi", "response": ["Hello."]}, "'response' is no text: "),
-        ({"query": "Hi", "response": "Hello.", "history": [["Hi"]]}, "'history' is no list of pairs of texts: "),
-        ({"query": "Hi", "response": "Hello.", "history": "Hi"}, "'history' is no list of pairs of texts: 'Hi'"),
+        ({"query": "Hi", "response": ["Hello."]}, "response is no text: "),
+        ({"query": "Hi", "response": "Hello.", "history": [["Hi"]]}, "history is no list of pairs of texts: "),
+        (
+            {"query": "Hi", "response": "Hello.", "history": "Hi"},
+            "history is no list of pairs of texts: neither JSON nor a Python literal: 'Hi'",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_read_says_why(odd: dict, reason: str) -> None:

@@ -8,12 +8,6 @@ from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
 from fabrictune.mixture import Part, Rows, Sides
 
 
-def dialogue(number: int, family: str = "", tools: tuple[str, ...] = (), called: tuple[str, ...] = ()) -> Dialogue:
-    steps = tuple(Step(Call(name, {}), "done") for name in called)
-    offered = tuple(Tool(name, "", {"type": "object", "properties": {}, "required": []}) for name in tools)
-    return Dialogue(f"d{number}", offered, (Turn("?", steps, "!"),), family=family)
-
-
 def rows(
     keys: list[tuple[int, ...]], heldout: set[int] = frozenset(), incomplete: set[int] = frozenset(), seed: int = 1
 ):
@@ -32,7 +26,7 @@ def singles(count: int) -> list[tuple[int, ...]]:
 
 
 def split(given: Rows, ratio: float = 0.1, heldout_max: int | None = None, sides: Sides | None = None) -> list[Part]:
-    return [Part(part) for part in mixture.split(given, ratio, heldout_max, sides or Sides())]
+    return [Part(part) for part in mixture.split(given, ratio, sides or Sides(heldout_max))]
 
 
 @pytest.mark.parametrize("count", [None, 10, 11])
@@ -107,6 +101,24 @@ def test_a_near_duplicate_in_a_later_source_follows_the_side_of_the_first() -> N
     assert later == first
 
 
+def test_a_held_out_row_whose_like_an_earlier_source_trained_on_is_not_tested_on() -> None:
+    sides = Sides()
+    assert split(rows([(1,)]), 0, sides=sides) == [Part.train]
+    assert split(rows([(1,), (2,)], heldout={0, 1}), 0, sides=sides) == [Part.unused, Part.heldout]
+
+
+def test_the_bound_on_held_out_rows_holds_for_all_sources_together() -> None:
+    sides = Sides(heldout=3)
+    first, second = (split(rows([(key,) for key in keys], heldout={0, 1}), 0, sides=sides) for keys in ((1, 2), (3, 4)))
+    assert first == [Part.heldout] * 2
+    assert sorted(second) == [Part.heldout, Part.unused]
+
+
+@pytest.mark.parametrize("ratio", [0.07, 0.14, 0.28, 0.55, 0.56])
+def test_a_share_that_comes_out_even_is_not_rounded_up_for_floats_sake(ratio: float) -> None:
+    assert split(rows(singles(100)), ratio).count(Part.test) == round(100 * ratio)
+
+
 def test_the_split_depends_on_the_order_of_drawing() -> None:
     assert split(rows(singles(200))) == split(rows(singles(200)))
     assert split(rows(singles(200))) != split(rows(singles(200), seed=2))
@@ -137,21 +149,3 @@ def test_the_order_of_tools_and_talk_without_calls_make_no_difference() -> None:
 def test_a_dialogue_without_calls_is_known_by_its_first_query() -> None:
     assert keyed(asked("hello", called=False), asked("thanks", called=False)) == keyed(asked("Hello!", called=False))
     assert keyed(asked("???", called=False)) != keyed(asked("!!!", called=False))
-
-
-@pytest.mark.parametrize(
-    ("tools", "called", "seen"),
-    [
-        (("a", "b"), ("a",), True),
-        (("a", "x"), ("a",), True),
-        (("a", "x"), ("a", "x"), False),
-        (("x",), ("x",), False),
-        (("a",), (), True),
-        (("a", "x"), (), False),
-        ((), (), True),
-    ],
-)
-def test_a_dialogue_is_seen_if_training_offered_the_tools_it_is_about(
-    tools: tuple[str, ...], called: tuple[str, ...], seen: bool
-) -> None:
-    assert mixture.is_seen(dialogue(1, tools=tools, called=called), {"a", "b"}) is seen

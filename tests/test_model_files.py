@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,19 +75,53 @@ def test_a_hub_that_cannot_be_asked_says_the_ways_out() -> None:
         place("hub", "nobody/nothing", None, "bfloat16")
 
 
-def test_a_hub_s_model_that_was_fetched_before_is_found_offline(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_cannot_be_asked_for_texts_says_what_does_without() -> None:
+    with pytest.raises(ConnectionError, match="gave no such model .*model=folder .*data.count_tokens=false"):
+        place("hub", "nobody/nothing", None, "bfloat16", patterns=model_files.TEXTS)
+    with pytest.raises(ConnectionError) as error:
+        place("hub", "nobody/nothing", None, "bfloat16")
+    assert "count_tokens" not in str(error.value)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the hub's client keeps models; what is linked to `nobody/tiny` there was fetched before."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    stored = tmp_path / "models--nobody--tiny"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    stored = tmp_path / "cache" / "models--nobody--tiny"
     (stored / "refs").mkdir(parents=True)
     (stored / "refs" / "main").write_text("0" * 40, encoding="utf-8")
     (stored / "snapshots").mkdir()
-    (stored / "snapshots" / ("0" * 40)).symlink_to(tiny_model)
-    found = place("hub", "nobody/tiny", None, "bfloat16", patterns=model_files.TEXTS)
+    return stored / "snapshots" / ("0" * 40)
+
+
+@pytest.mark.parametrize("patterns", [model_files.TEXTS, model_files.WEIGHTS + model_files.TEXTS])
+def test_a_hub_s_model_that_was_fetched_before_is_found_offline(
+    tiny_model: Path, cache: Path, patterns: tuple[str, ...]
+) -> None:
+    cache.symlink_to(tiny_model)
+    found = place("hub", "nobody/tiny", None, "bfloat16", patterns=patterns)
     assert (found / "tokenizer.json").exists() and found.resolve() == tiny_model
+
+
+def test_a_hub_s_model_of_which_only_the_texts_were_fetched_lacks_its_weights(tiny_model: Path, cache: Path) -> None:
+    shutil.copytree(tiny_model, cache, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert place("hub", "nobody/tiny", None, "bfloat16", patterns=model_files.TEXTS) == cache
+    with pytest.raises(
+        FileNotFoundError, match=r"model.id=nobody/tiny: its weights .*safetensors.* are not in .*online"
+    ):
+        place("hub", "nobody/tiny", None, "bfloat16")
+
+
+def test_an_error_of_the_disk_is_not_laid_at_the_hub_s_door(cache: Path) -> None:
+    ref = cache.parent.parent / "refs" / "main"
+    ref.unlink()
+    ref.mkdir()
+    with pytest.raises(OSError) as error:
+        place("hub", "nobody/tiny", None, "bfloat16")
+    assert not isinstance(error.value, ConnectionError), "a folder in a file's place is no matter of the network"
+    assert error.value.errno
 
 
 def test_a_conversion_starts_and_counts_tokens_without_torch(tiny_model: Path) -> None:

@@ -174,6 +174,43 @@ def test_a_dialogue_is_written_as_such_a_record() -> None:
     assert written == record(system(listed), "Light!", value, instruction="Be brief.", family="home")
 
 
+@pytest.mark.parametrize(
+    ("query", "instruction", "knowledge", "said"),
+    [
+        ("Hi", Role(), "", None),
+        ("Hi", "", "", ""),
+        ("Hi", " Be brief.\n", "", " Be brief.\n"),
+        ("Hi", Role(), "Open at nine.", "# Knowledge Base\n\nOpen at nine."),
+        ("你好", "Be brief.", "Open at nine.", "# 知识库\n\nOpen at nine.\n\nBe brief."),
+        (
+            "Hi",
+            Role("Ada", "a guide", "show"),
+            "",
+            "You are playing as an AI-Agent, Your name is Ada.a guide\nYou have the following specific functions:show\n"
+            "Now you will start playing asAda",
+        ),
+    ],
+)
+@pytest.mark.parametrize("offered", [(), (LAMP_TOOL,)])
+def test_the_instruction_spells_out_knowledge_and_role(query, instruction, knowledge, said, offered) -> None:
+    dialogue = Dialogue("d", offered, (Turn(query, (), "Hello."),), instruction, knowledge)
+    written = ms_agent.render(dialogue)
+    assert written.get("instruction") == said
+    assert ms_agent.parse(written) == replace(
+        dialogue, knowledge="", instruction=ms_agent.UNNAMED if said is None else said
+    )
+
+
+def test_uploaded_files_cannot_be_written() -> None:
+    turns = Turn("Hi", (), "Hello."), Turn("Sum it.", (), "7.", ("a.csv", "b.csv"))
+    refused = (
+        r"^ms_agent records cannot hold uploaded files: the query 'Sum it\.' has \['a.csv', 'b.csv'\]; "
+        "give data.format=openai$"
+    )
+    with pytest.raises(ValueError, match=refused):
+        ms_agent.render(Dialogue("d", (LAMP_TOOL,), turns))
+
+
 def test_every_parameter_of_every_tool_keeps_its_name_text_and_whether_it_must_be_given() -> None:
     ferry = (
         "ferry: Call this tool to interact with the ferry API. What is the ferry API useful for? Books a ferry. "

@@ -1,6 +1,7 @@
 """Function-calling rows of every family become the same dialogues, and what we write the OpenAI client accepts."""
 
 import json
+import time
 
 import pytest
 from dialogues import dialogues
@@ -325,6 +326,40 @@ def test_the_older_function_calls_are_read() -> None:
     assert openai.parse(row).turns == (Turn("Weather?", (Step(OSLO, "cold"),), "Sunny."),)
 
 
+CALL = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+HERMES_CALL = {"from": "gpt", "value": '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'}
+OSLO_ANSWER = {"name": "weather", "arguments": {"city": "Oslo"}}
+
+
+@pytest.mark.parametrize("write", [str, json.dumps])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"messages": [user('It\'s "so" 😀?'), called("Oslo"), result(0, "cold"), said()], "tools": OFFERED},
+        {"messages": [user(), CALL, {"role": "function", "content": "cold"}, said()], "functions": [WEATHER]},
+        {"messages": [user(), CALL], "tools": [], "functions": [WEATHER]},
+        {"conversations": [{"from": "human", "value": "Hi"}, HERMES_CALL], "tools": OFFERED},
+        {"query": "Weather?", "tools": [WEATHER], "answers": [OSLO_ANSWER], "images": []},
+    ],
+)
+def test_lists_may_be_text_as_a_table_holds_them(whole: dict, write) -> None:
+    empty = dict.fromkeys(["messages", "conversations", "tools", "functions", "images"], "")
+    table = empty | {key: write(value) if isinstance(value, list) else value for key, value in whole.items()}
+    assert openai.parse(table) == openai.parse(whole)
+    assert openai.parse(table).calls == [OSLO]
+
+
+def test_a_messages_own_lists_may_be_text() -> None:
+    calls = called("Oslo", "Rome") | {"function_call": ""}
+    older = CALL | {"function_call": str(CALL["function_call"])}
+    plain = said(tool_calls="[]", function_call="null")
+    for write in (str, json.dumps):
+        turn = the_turn(user(files=write(["a.csv"])), calls | {"tool_calls": write(calls["tool_calls"])})
+        assert turn == Turn("Weather?", (), "", ("a.csv",), (Step(OSLO, ""), Step(ROME, "")))
+    assert the_turn(user(), older).pending == (Step(OSLO, ""),)
+    assert the_turn(user(), plain) == Turn("Weather?", (), "Sunny.")
+
+
 def test_ms_swifts_roles_are_read_and_calls_in_a_row_are_parallel() -> None:
     def call(city: str) -> dict:
         return {"role": "tool_call", "content": json.dumps({"name": "weather", "arguments": {"city": city}})}
@@ -444,7 +479,10 @@ def chat(*messages: dict, **rest) -> dict:
             r"none of messages, conversations, or query, tools and answers: .*'ins",
         ),
         ({"messages": None}, "none of messages"),
-        ({"messages": []}, "'messages' is no list of messages: "),
+        ({"messages": []}, "messages is no list of messages: "),
+        ({"messages": "[1, 2"}, r"messages is no list of messages: neither JSON nor a Python literal: '\[1, 2'"),
+        ({"messages": "[]"}, r"messages is no list of messages: '\[\]'"),
+        ({"messages": "7"}, "messages is no list of messages: 7"),
         ({"messages": ["Hi"]}, "a message is no object: 'Hi'"),
         (chat({"content": "Hi"}), "a message without a role: "),
         (chat(user(), {"role": "bot", "content": "Hi"}), "unknown role: 'bot' is none of"),
@@ -475,7 +513,7 @@ def chat(*messages: dict, **rest) -> dict:
         (chat(user(), called("Oslo", "Rome"), result(1, "a")), "a call without a result: .* while a later one has"),
         (chat(user(), called("Oslo"), tools=[CLOCK]), "call to 'weather', which is not among the tools offered"),
         (chat(user(), said(tool_calls=["x"])), "a call is no object with a name: 'x'"),
-        (chat(user(), said(tool_calls={"function": {}})), "'tool_calls' is no list: "),
+        (chat(user(), said(tool_calls={"function": {}})), "tool_calls is no list of calls: "),
         (
             chat(user(), said(function_call={"name": "clock", "arguments": "{"})),
             "neither JSON nor a Python literal: '{'",
@@ -529,3 +567,11 @@ def chat(*messages: dict, **rest) -> dict:
 def test_a_row_that_cannot_be_read_says_why(row: dict, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         openai.parse(row)
+
+
+def test_tags_that_nobody_closed_take_no_time_to_speak_of() -> None:
+    said = "<tool_call>" + " " * 20_000 + "<tool_response>" + "\n" * 20_000
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": said}], "tools": []}
+    began = time.process_time()
+    assert openai.parse(row).turns[0].answer == said
+    assert time.process_time() - began < 1

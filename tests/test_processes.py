@@ -186,6 +186,23 @@ def test_a_worker_that_was_killed_is_an_error_and_the_others_end_too() -> None:
     assert eventually(lambda: not any(map(is_running, pids)))
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_does_not_wait_for_what_is_queued(error: type[BaseException]) -> None:
+    with pytest.raises(error), processes.workers(2) as pool:
+        for number in range(200):
+            pool.submit(slow, number)
+        began = time.monotonic()
+        raise error
+    assert time.monotonic() - began < 2, "200 items would take 5 seconds"
+
+
+def test_tokenizers_start_no_threads_in_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    with processes.workers(1) as pool:
+        assert list(processes.in_order(pool, os.getenv, ["TOKENIZERS_PARALLELISM"], 1)) == ["false"]
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
+
+
 def test_a_request_to_interrupt_goes_past_the_workers() -> None:
     with processes.workers(1) as pool:
         assert list(processes.in_order(pool, interrupted, range(3), 2)) == [0, 1, 2]
@@ -232,3 +249,17 @@ with processes.workers(3) as pool:
         parent.kill()
         parent.wait()
     assert eventually(lambda: not any(map(is_running, pids)))
+
+
+@pytest.mark.parametrize(("quota", "share"), [("max 100000", 1e9), ("100000 100000", 1), ("50000 100000", 1)])
+def test_a_container_has_as_many_cpus_as_its_share_of_time_fills(tmp_path: Path, quota: str, share: float) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n", encoding="ascii")
+    assert processes.cpus(tmp_path / "cpu.max") == min(share, processes.cpus(tmp_path / "missing"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all CPUs of the machine are ours")
+def test_a_share_is_rounded_up_and_never_more_than_the_cpus_we_may_use(tmp_path: Path) -> None:
+    ours = len(os.sched_getaffinity(0))
+    for given, expected in [(ours * 1000 + 1, ours), (ours * 1000 - 1, ours), (ours * 1000 - 999, ours), (1, 1)]:
+        (tmp_path / "cpu.max").write_text(f"{given} 1000\n", encoding="ascii")
+        assert processes.cpus(tmp_path / "cpu.max") == expected

@@ -1,11 +1,20 @@
 """A stage's folder is never overwritten or half-written, and every refusal names the ways out."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from fabrictune import record
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SETTINGS = {"seed": 42, "data": {"ratio": 0.1, "families": ["a", "b"]}, "path": None}
 
@@ -111,6 +120,143 @@ def test_a_finished_stage_is_refused_even_if_it_could_not_go_on(tmp_path: Path) 
     finished(tmp_path)
     with pytest.raises(FileExistsError, match="a finished run"):
         opened(tmp_path, continues=False)
+
+
+def test_what_a_killed_run_left_of_an_old_one_is_deleted_and_does_not_stop_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "stage"
+    finished(folder)
+    for number in (os.getpid(), 1):
+        stale = tmp_path / f".stage.{number}.old" / "checkpoint"
+        stale.mkdir(parents=True)
+        (stale / "weights").write_bytes(b"0")
+    (tmp_path / "kept.old").mkdir()
+    opened(folder, overwrite=True).finish()
+    assert {path.name for path in tmp_path.iterdir()} == {"stage", "kept.old"}
+    assert list(contents(folder)) == ["run.json"]
+
+
+@contextmanager
+def undeletable(folder: Path) -> Iterator[None]:
+    """Keeps what is in the folder from being deleted; root's way needs a file system that knows it."""
+    forbid, allow = (("chmod", "500"), ("chmod", "700")) if os.geteuid() else (("chattr", "+i"), ("chattr", "-i"))
+    if not shutil.which(forbid[0]) or subprocess.run([*forbid, folder], capture_output=True).returncode:
+        pytest.skip("nothing is undeletable here")
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        subprocess.run([*allow, os.readlink(f"/proc/self/fd/{handle}")], check=True)
+        os.close(handle)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells where the folder went")
+def test_an_old_run_that_cannot_be_deleted_does_not_stop_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "stage"
+    finished(folder)
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "weights").touch()
+    with undeletable(folder / "checkpoint"):
+        assert not opened(folder, overwrite=True).finished
+    assert list(contents(folder)) == ["run.json"]
+    opened(folder, overwrite=True).finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from fabrictune import record
+stage = record.open_stage(Path(sys.argv[1]), {}, overwrite=False, resume=False, continues=False)
+if sys.argv[2] == "with a fork" and not os.fork():
+    time.sleep(1000)
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+stage.finish()
+print("finished", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has opened the stage."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "stage"), getattr(request, "param", "alone")]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+    assert process.stdout and process.stdout.readline() == f"{process.pid}\n"
+    yield process
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("ways", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("continues", [True, False])
+def test_a_folder_that_another_process_writes_is_refused_with_its_number(
+    tmp_path: Path, holder: subprocess.Popen[str], ways: dict[str, bool], continues: bool
+) -> None:
+    before = contents(tmp_path / "stage")
+    with pytest.raises(FileExistsError, match=f"stage is being written by process {holder.pid} on .*variant=") as error:
+        opened(tmp_path / "stage", {}, continues=continues, **ways)
+    assert str(error.value).startswith(str(tmp_path / "stage"))
+    assert contents(tmp_path / "stage") == before
+    opened(tmp_path / "other").finish()
+
+
+@pytest.mark.parametrize("holder", ["alone", "with a fork"], indirect=True)
+def test_a_folder_is_free_when_the_process_that_wrote_it_is_killed(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    holder.kill()
+    holder.wait()
+    opened(tmp_path / "stage", {}, continues=False).finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+
+
+def test_a_folder_is_free_when_its_stage_is_finished_and_nothing_lies_beside_it(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    assert holder.stdin and holder.stdout
+    holder.stdin.write("\n")
+    holder.stdin.flush()
+    assert holder.stdout.readline() == "finished\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+    assert record.open_stage(tmp_path / "stage", {}, overwrite=False, resume=True).finished
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+
+
+def test_a_refusal_leaves_no_lock(tmp_path: Path) -> None:
+    finished(tmp_path / "stage")
+    with pytest.raises(FileExistsError, match="a finished run"):
+        opened(tmp_path / "stage")
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+
+
+VISITOR = """
+import os, sys, time
+from pathlib import Path
+from fabrictune import record
+deadline = time.monotonic() + 2
+entered = 0
+while time.monotonic() < deadline:
+    try:
+        unlock = record._lock(Path(sys.argv[1]))
+    except FileExistsError:
+        continue
+    os.mkdir(sys.argv[2])  # fails where another process is in
+    os.rmdir(sys.argv[2])
+    unlock()
+    entered += 1
+print(entered)
+"""
+
+
+def test_of_processes_that_come_and_go_only_one_at_a_time_is_let_in(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", VISITOR, str(tmp_path / "stage"), str(tmp_path / "inside")]
+    visitors = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    entered = [visitor.communicate()[0] for visitor in visitors]
+    assert [visitor.returncode for visitor in visitors] == [0] * 4
+    assert sum(map(int, entered)) > 100
 
 
 def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:

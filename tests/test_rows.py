@@ -16,7 +16,7 @@ from fabrictune.config import Format, Source
 from fabrictune.dialogue import Call, Dialogue, Exchange, Step, Tool, Turn, Weights
 from fabrictune.encoding import encode
 from fabrictune.formats import ms_agent, openai
-from fabrictune.rows import FOREIGN, READERS, Converted, Converter, Recipe, Reject, Row, convert
+from fabrictune.rows import READERS, WRITERS, Converted, Converter, Recipe, Reject, Row, convert
 from fabrictune.sources import synthetic
 
 RECIPE = Recipe(
@@ -85,12 +85,12 @@ def test_every_source_has_its_reader() -> None:
 
 
 def test_every_format_has_its_writer() -> None:
-    assert not FOREIGN.keys() & protocol.DIALECTS.keys()
-    assert FOREIGN.keys() | protocol.DIALECTS.keys() == {format.value for format in Format}
+    assert not WRITERS.keys() & protocol.DIALECTS.keys()
+    assert WRITERS.keys() | protocol.DIALECTS.keys() == {format.value for format in Format}
 
 
 def test_a_row_is_its_facts_its_dialogue_and_its_exchanges() -> None:
-    pending = replace(LIT.turns[0], answer="", pending=(Step(Call("lamp", {}), ""),) * 2)
+    pending = replace(LIT.turns[0], answer="", pending=(Step(Call("lamp", {}), ""),))
     made = replace(LIT, turns=(LIT.turns[0], Turn("谢谢", (), "Bye."), pending), family="home")
     converted = kept(RECIPE, rows_of(LIT, made)[1])
     facts, dialogue, exchanges = piece(converted)
@@ -102,16 +102,44 @@ def test_a_row_is_its_facts_its_dialogue_and_its_exchanges() -> None:
     assert facts == {
         "lines": 5,
         "too_long": 0,
+        "results_cut": 0,
         "lengths": lengths,
         "tools": ["lamp"],
         "called": ["lamp"],
-        "calls": [1, 0, 3],
+        "calls": [1, 0, 2],
         "languages": ["en", "zh", "en"],
         "family": "home",
     }
     assert (converted.number, converted.family, converted.is_complete) == (1, "home", False)
     assert converted.keys == mixture.keys(made)
     assert kept(RECIPE, rows_of(LIT)[0]).is_complete
+
+
+def test_calls_that_the_client_would_not_ask_for_yet_are_named_and_the_row_is_kept_in_part() -> None:
+    made = replace(LIT, turns=(replace(LIT.turns[0], steps=(), answer="", pending=(Step(Call("lamp", {}), ""),) * 3),))
+    (row,) = rows_of(made)
+    converted, reject = Converter(RECIPE).convert(row)
+    assert converted is not None and reject is not None
+    assert piece(converted)[0]["calls"] == [1]
+    assert reject.in_part and reject.row == row.text
+    assert reject.reason.startswith("calls after one whose result is not known: 2 of 3")
+    assert Converter(replace(RECIPE, format="openai")).convert(row)[1] is None
+
+
+def test_a_row_that_another_format_would_read_otherwise_is_left_out() -> None:
+    traced = "on\nAction: lamp\nAction Input: {}\nObservation: off"
+    made = replace(LIT, turns=(replace(LIT.turns[0], steps=(Step(Call("lamp", {}), traced),)),))
+    (row,) = rows_of(made)
+    converted, reject = Converter(replace(RECIPE, format="ms_agent")).convert(row)
+    assert converted is None and reject is not None
+    assert reject.reason.startswith("ms_agent cannot hold the dialogue: ")
+    assert Converter(replace(RECIPE, format="openai")).convert(row)[1] is None
+
+
+def test_a_number_that_json_does_not_have_is_no_row() -> None:
+    (row,) = rows_of(LIT)
+    _, reject = Converter(RECIPE).convert(replace(row, text=row.text[:-1] + ', "score": NaN}'))
+    assert reject is not None and reject.reason.startswith("no JSON: ")
 
 
 def test_rows_of_the_same_id_or_of_none_become_dialogues_of_their_own() -> None:
@@ -230,7 +258,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
     assert rejected(RECIPE, row(text)).reason == "text that is no valid Unicode"
 
 
-@pytest.mark.parametrize("format", FOREIGN)
+@pytest.mark.parametrize("format", WRITERS)
 def test_the_lines_for_other_trainers_read_back_as_the_dialogue(format: str) -> None:
     made = [replace(one, tools=(), turns=(Turn(one.turns[0].query, (), "是。"),)) for one in SYNTHETIC]
     if format != "messages":

@@ -78,6 +78,16 @@ def test_tools_may_be_a_list_or_its_text(tools: object) -> None:
     assert sharegpt.parse(row(HUMAN, GPT, tools=tools)).tools == (Tool("weather", "Tells the weather", SCHEMA),)
 
 
+@pytest.mark.parametrize("write", [str, json.dumps])
+def test_lists_may_be_text_as_a_table_holds_them(write) -> None:
+    whole = row(
+        HUMAN | {"files": ["a.csv"]}, OSLO_CALL, COLD | {"value": 'It\'s "冷"'}, GPT, tools=[WEATHER], images=[]
+    )
+    table = {key: write(value) for key, value in whole.items()}
+    assert sharegpt.parse(table) == sharegpt.parse(whole)
+    assert sharegpt.parse(row(HUMAN | {"files": write(["a.csv"])}, GPT)).turns[0].files == ("a.csv",)
+
+
 @pytest.mark.parametrize("tools", [None, "", "[]", []])
 def test_without_tools_it_is_plain_chat(tools: object) -> None:
     assert sharegpt.parse(row(HUMAN, GPT, tools=tools)).tools == ()
@@ -158,7 +168,9 @@ def test_a_tool_without_parameters_has_an_empty_schema() -> None:
     ("odd", "reason"),
     [
         ({"messages": [HUMAN, GPT]}, "no sharegpt row without 'conversations': the row has"),
-        (row(), "'conversations' is no list of messages: "),
+        ({"conversations": ""}, "no sharegpt row without 'conversations': the row has"),
+        ({"conversations": "Hi"}, "conversations is no list of messages: neither JSON nor a Python literal: 'Hi'"),
+        (row(), "conversations is no list of messages: "),
         (row({"from": "bot", "value": "Hi"}), "unknown role: 'bot' is none of"),
         (row({"from": "tool", "value": "Hi"}), "'tool': read it with source=openai"),
         (row(GPT, HUMAN, GPT), "the first message is not the user's: "),
@@ -180,8 +192,8 @@ def test_a_tool_without_parameters_has_an_empty_schema() -> None:
         ),
         (row(HUMAN, {"from": "function_call", "value": '"weather"'}), "a call is no object with a name: 'weather'"),
         (row(HUMAN, GPT, HUMAN, {"from": "system", "value": "Hi"}), "a system message after the first: "),
-        (row(HUMAN, GPT, system=["Hi"]), "'system' is no text: "),
-        (row(HUMAN | {"files": "a.csv"}, GPT), "'files' is no list of names: 'a.csv'"),
+        (row(HUMAN, GPT, system=["Hi"]), "system is no text: "),
+        (row(HUMAN | {"files": "a.csv"}, GPT), "files is no list of names: neither JSON nor a Python literal: 'a.csv'"),
         (row(HUMAN, GPT, images=["a.png"]), "pictures and sounds cannot be read: the row has 'images'"),
     ],
 )

@@ -15,7 +15,17 @@ from fabrictune.summary import SourceSummary, Summary
 
 def facts(lengths: tuple[int, ...] = (10, 20), tools=("lamp",), called=("lamp",), calls=(1,), **rest) -> Facts:
     languages = rest.get("languages", ("en",) * len(calls))
-    return Facts(2, rest.get("too_long", 0), lengths, tools, called, calls, languages, rest.get("family", ""))
+    return Facts(
+        2,
+        rest.get("too_long", 0),
+        rest.get("results_cut", 0),
+        lengths,
+        tools,
+        called,
+        calls,
+        languages,
+        rest.get("family", ""),
+    )
 
 
 def reject(reason: str, source: str = "mine", line: int = 1, in_part: bool = False, too_long: int = 0) -> Reject:
@@ -185,6 +195,7 @@ def test_the_summary_of_nothing_has_the_keys_of_stats_json() -> None:
             "not_drawn": 0,
             "not_used": 0,
             "exchanges_too_long": 0,
+            "results_cut": 0,
             "train": {"dialogues": 0, "exchanges": 0},
             "test": {"dialogues": 0, "exchanges": 0},
             "length": {"unit": "tokens", "measured": 0, "mean": 0.0, "p50": 0, "p95": 0, "max": 0},

@@ -164,6 +164,7 @@ CLOCKED = CHAIN[:2]
         (answer(*CHAIN, query=None), "the answer holds no query"),
         (answer(*CHAIN, train_messages=[]), "the answer holds no chain of messages"),
         (answer(*CHAIN, function=None), "the functions are no list: None"),
+        (answer(*CHAIN, function=[{"name": "x", "description": ["d"], "parameters": {}}]), "a tool's name or"),
         (answer(*CHAIN, function=[{"name": "x"}]), "a function cannot be read: KeyError 'parameters'"),
         (answer(*CLOCKED, calling("Finish", GIVEN_UP)), "the answer gives up: to 'When does"),
         (answer(*CLOCKED, calling("Finish", '{"return_type": "give_answer"}')), "Finish gives no answer: {'return"),

@@ -75,6 +75,37 @@ def test_what_is_no_json_value_is_refused_with_the_reason(text: str, reason: str
         values.read(text)
 
 
+@pytest.mark.parametrize("given", [["a"], '["a"]', " ['a'] \n", "('a',)"])
+def test_a_list_may_be_a_list_or_its_text(given: object) -> None:
+    assert values.read_list({"names": given}, "names", "texts") == ["a"]
+
+
+@pytest.mark.parametrize("given", [None, "", " \n", "[]", "None", "null", []])
+def test_nothing_in_any_spelling_is_an_empty_list(given: object) -> None:
+    assert values.read_list({"names": given}, "names", "texts") == values.read_list({}, "names", "texts") == []
+    assert values.is_empty(given)
+
+
+@pytest.mark.parametrize("given", ["Ada", ["Ada"], "[0]", "[[]]", "nothing"])
+def test_what_holds_something_is_not_empty(given: object) -> None:
+    assert not values.is_empty(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("Ada", "neither JSON nor a Python literal: 'Ada'"),
+        ("[NaN]", "a value that JSON does not hold: .*nan"),
+        ('{"a": 1}', "{'a': 1}"),
+        ("7", "7"),
+        (0, "0"),
+    ],
+)
+def test_what_is_no_list_is_named_by_its_key(given: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^names is no list of texts: {reason}"):
+        values.read_list({"names": given}, "names", "texts")
+
+
 @pytest.mark.parametrize("given", ["", " \n", "[]", "None", "null", "''", None, [], {}, "{}"])
 def test_nothing_in_any_spelling_means_no_arguments(given: object) -> None:
     assert values.read_arguments(given) == {}

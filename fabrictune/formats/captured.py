@@ -128,7 +128,7 @@ def _newest_turn(frame: _Frame, opening: Opening) -> Turn:
 def _asked(frame: _Frame, text: str) -> tuple[str, tuple[Step, ...]]:
     """(query, steps so far) of the newest user message, given without the client's words before it."""
     if frame.query is not None and not text.startswith(frame.query):
-        raise ValueError(f"'query' is not what the newest user message begins with: {frame.query[:120]!r}")
+        raise ValueError(f"query is not what the newest user message begins with: {frame.query[:120]!r}")
     if frame.opened:
         return text, read_trace(frame.opened)
     if text == frame.query or not text.endswith(END):

@@ -3,7 +3,7 @@
 Read: {"messages": [{"role", "content"}]}, {"conversations": [{"from", "value"}]} and {"query", "response", "history",
 "system"}, whose roles may be spelled user or human, assistant or gpt, system or developer. Several system texts at the
 start are joined by a blank line, user messages in a row by a line break; content in parts is their text, joined by line
-breaks. Files uploaded with a query stand under `files` of its message.
+breaks. Files uploaded with a query stand under `files` of its message. Lists may be given as text, as tables hold them.
 
 Refused: tools (other sources read them), pictures and sounds, a user or assistant message that is empty, two answers in
 a row, a dialogue that does not start with the user or does not end with an answer, an answer marked as not to be
@@ -21,7 +21,7 @@ from itertools import dropwhile
 from typing import Any
 
 from fabrictune.dialogue import Dialogue, Exchange, Json, Message, Span, Turn, Weights
-from fabrictune.formats import system_text, walk
+from fabrictune.formats import system_text, values, walk
 
 EVEN = Weights()
 
@@ -55,9 +55,9 @@ def parse(row: Mapping[str, Any]) -> Dialogue:
 
 def exchange(row: Mapping[str, Any], query: str, answer: str) -> Dialogue:
     """The dialogue of a row with a query and its answer, and with `system` and `history` (a list of pairs) if any."""
-    history = row.get("history") or []
-    if not isinstance(history, list) or not all(_is_pair(pair) for pair in history):
-        raise ValueError(f"'history' is no list of pairs of texts: {history!r}"[:200])
+    history = values.read_list(row, "history", "pairs of texts")
+    if not all(map(_is_pair, history)):
+        raise ValueError(f"history is no list of pairs of texts: {history!r}"[:200])
     events: list[walk.Event] = []
     for asked, answered in [*history, (query, answer)]:
         events += [walk.Query(asked), walk.Text(answered)]
@@ -82,18 +82,22 @@ def plain(row: Mapping[str, Any], systems: list[str], events: Iterable[walk.Even
 
 def render(dialogue: Dialogue) -> dict[str, Json]:
     """The Dialogue as a row of messages; `parse` is its inverse. Raises ValueError for a dialogue with tools."""
-    _check_plain(dialogue)
+    _check_plain(dialogue, "data.format=openai")
     return envelope(dialogue, [message for turn in dialogue.turns for message in _pair(turn)])
 
 
 def exchanges(dialogue: Dialogue, source: str, weights: Weights = EVEN) -> Iterator[Exchange]:
     """One exchange for each turn, as a chat client sends it. Raises ValueError for what plain messages cannot hold."""
-    _check_plain(dialogue)
+    way_out = f"data.mix.{source}.plain=false"
+    _check_plain(dialogue, way_out)
     system = system_text.spell(dialogue)
     past = [Message("system", system)] if system else []
     for number, turn in enumerate(dialogue.turns):
         if turn.files:
-            raise ValueError(f"plain messages cannot hold files: the query {turn.query[:60]!r} has {turn.files}")
+            raise ValueError(
+                f"plain messages cannot hold uploaded files: the query {turn.query[:60]!r} has {list(turn.files)}; "
+                f"give {way_out}"
+            )
         past.append(Message("user", turn.query))
         yield Exchange(dialogue.id, number, 0, source, tuple(past), (Span(turn.answer, weights.answer),))
         past.append(Message("assistant", turn.answer))
@@ -113,7 +117,7 @@ def user_message(turn: Turn) -> dict[str, Json]:
 
 
 def has_messages(row: Mapping[str, Any]) -> bool:
-    return row.get("messages") is not None or row.get("conversations") is not None
+    return any(row.get(key) not in (None, "") for key in ("messages", "conversations"))
 
 
 def read_messages(row: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -121,10 +125,10 @@ def read_messages(row: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any
 
     Other keys of a message stay. Raises ValueError for what is no message or holds more than text.
     """
-    key = "conversations" if row.get("messages") is None else "messages"
-    messages = row[key]
-    if not isinstance(messages, list) or not messages:
-        raise ValueError(f"'{key}' is no list of messages: {messages!r}"[:200])
+    key = "conversations" if row.get("messages") in (None, "") else "messages"
+    messages = values.read_list(row, key, "messages")
+    if not messages:
+        raise ValueError(f"{key} is no list of messages: {row[key]!r}"[:200])
     read = [_message(message) for message in messages]
     rest = list(dropwhile(_is_system, read))
     if any(map(_is_system, rest)):
@@ -164,9 +168,9 @@ def _content(content: Any) -> str:
 
 
 def read_files(message: Mapping[str, Any]) -> tuple[str, ...]:
-    files = message.get("files") or []
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        raise ValueError(f"'files' is no list of names: {files!r}"[:200])
+    files = values.read_list(message, "files", "names")
+    if not all(isinstance(file, str) for file in files):
+        raise ValueError(f"files is no list of names: {files!r}"[:200])
     return tuple(files)
 
 
@@ -174,7 +178,7 @@ def read_text(row: Mapping[str, Any], key: str) -> str:
     """The text under a key, "" where there is none."""
     value = row.get(key)
     if not isinstance(value, str | None):
-        raise ValueError(f"'{key}' is no text: {value!r}"[:200])
+        raise ValueError(f"{key} is no text: {value!r}"[:200])
     return value or ""
 
 
@@ -186,17 +190,21 @@ def read_name(row: Mapping[str, Any], key: str) -> str:
 
 def check_media(row: Mapping[str, Any]) -> None:
     for key in _MEDIA:
-        if row.get(key):
+        if not values.is_empty(row.get(key)):
             raise ValueError(f"pictures and sounds cannot be read: the row has '{key}'")
 
 
 def check_no_tools(row: Mapping[str, Any]) -> None:
-    if row.get("tools") not in (None, [], "", "[]"):
+    if not values.is_empty(row.get("tools")):
         raise ValueError("tools in a source of plain chat: read them with source=openai or source=sharegpt")
 
 
+def has_calls(message: Mapping[str, Any]) -> bool:
+    return not all(values.is_empty(message.get(key)) for key in ("tool_calls", "function_call"))
+
+
 def _event(message: Mapping[str, Any]) -> walk.Event:
-    if message.get("tool_calls") or message.get("function_call"):
+    if has_calls(message):
         raise ValueError("a source of plain chat with calls: read it with source=openai")
     role = message["role"]
     if role in _USER:
@@ -212,9 +220,10 @@ def _is_pair(pair: Any) -> bool:
     return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
 
 
-def _check_plain(dialogue: Dialogue) -> None:
+def _check_plain(dialogue: Dialogue, way_out: str) -> None:
     if dialogue.tools:
-        raise ValueError(f"plain messages cannot hold tools: the dialogue has {[tool.name for tool in dialogue.tools]}")
+        names = [tool.name for tool in dialogue.tools]
+        raise ValueError(f"plain messages cannot hold tools: the dialogue has {names}; give {way_out}")
 
 
 def _pair(turn: Turn) -> list[dict[str, Json]]:

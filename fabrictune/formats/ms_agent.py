@@ -8,9 +8,10 @@ required. Text around the tool list is part of the instruction.
 
 Read but not kept: the display name in a tool's frame, the names in `tools[...]` (the listed tools count, the two often
 differ), a thought before the final answer, and carriage returns of Windows line ends.
-Not held by this format: knowledge, a Role as such, names of uploaded files, outer blanks of a thought, an observation,
-an answer or a description, a tool name with a colon, a description that ends a line as a tool's parameters do, and
-lines in an observation or a thought that look like the next piece of the trace.
+Not held by this format: a Role as such and what is knowledge in the instruction (both are spelled out in it as
+AgentFabric does), outer blanks of a thought, an observation, an answer or a description, a tool name with a colon, a
+description that ends a line as a tool's parameters do, and lines in an observation or a thought that look like the next
+piece of the trace.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fabrictune.dialogue import Call, Dialogue, Json, Role, Step, Tool, Turn, json_type
-from fabrictune.formats import conversations, values
+from fabrictune.formats import conversations, system_text, values
 from fabrictune.formats.messages import read_name
 
 HEADER = "Answer the following questions as best you can. You have access to the following APIs:\n"
@@ -59,7 +60,7 @@ _RESULT = re.compile(r"\n[ \t]*Observation:")
 _THOUGHT = re.compile(r"\n[ \t]*Thought:[ \t]*")
 _FINAL = re.compile(r"\n[ \t]*Final Answer:")
 _KNOWN_FINAL = re.compile(rf"\n[ \t]*(?:Thought:[ \t]*)?{FINAL_THOUGHT}\.?\s*Final Answer:")
-_STRAY = re.compile(r"\n\s*(?:Action|Action Input|Observation):")
+_STRAY = re.compile(r"\n[^\S\n]*(?:Action|Action Input|Observation):")
 _MARK = re.compile(rf"^[ \t]*(?:Thought|Action|Action Input|Observation|Final Answer|{FINAL_THOUGHT})", re.M)
 
 
@@ -80,18 +81,27 @@ def parse(row: Mapping[str, Any]) -> Dialogue:
 
 
 def render(dialogue: Dialogue) -> dict[str, Json]:
-    """The Dialogue as an ms_agent record; `parse` is its inverse for all that the format holds."""
+    """The Dialogue as an ms_agent record; `parse` is its inverse for all that the format holds.
+
+    Raises ValueError for a dialogue with uploaded files, which a record cannot name.
+    """
     messages = []
     if dialogue.tools:
         items = "\n\n".join(f"{number}. {_tool_item(tool)}" for number, tool in enumerate(dialogue.tools, 1))
         system = HEADER + items + FOOTER.format(names=", ".join(tool.name for tool in dialogue.tools))
         messages.append({"from": "system", "value": system})
     for turn in dialogue.turns:
+        if turn.files:
+            raise ValueError(
+                f"ms_agent records cannot hold uploaded files: the query {turn.query[:60]!r} has {list(turn.files)}; "
+                "give data.format=openai"
+            )
         messages.append({"from": "user", "value": turn.query})
         messages.append({"from": "assistant", "value": _trace(turn)})
     record: dict[str, Json] = {"id": dialogue.id, "conversations": messages}
-    if isinstance(dialogue.instruction, str):
-        record["instruction"] = dialogue.instruction
+    said = system_text.spell(dialogue)
+    if said or isinstance(dialogue.instruction, str):
+        record["instruction"] = said
     if dialogue.family:
         record["family"] = dialogue.family
     return record

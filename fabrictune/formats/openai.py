@@ -12,9 +12,9 @@ Read, told apart by their keys:
 
 Repairs: those of `walk` (parallel calls, thoughts, user messages in a row) and of `functions` (tools and arguments in
 other spellings); several system texts at the start are joined by a blank line; content in parts is their text, joined
-by line breaks; a tool's result that is an object is written as JSON; a <tool_response> of {"name", "content"} is its
-content. Parallel calls become steps one after the other, in the order of the calls; content beside `tool_calls` is the
-thought of the first of them.
+by line breaks; a tool's result that is an object is written as JSON; lists may be given as text, as tables hold them; a
+<tool_response> of {"name", "content"} is its content. Parallel calls become steps one after the other, in the order of
+the calls; content beside `tool_calls` is the thought of the first of them.
 
 Refused: a call without a result before the dialogue's end, a result without a call, an empty user or assistant message,
 two answers in a row, a dialogue that does not start with the user or ends without an answer, an assistant message that
@@ -48,9 +48,10 @@ _ROLES = {
 }
 _SHAREGPT_ROLES = ("function_call", "observation")
 
-_CALL_BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
-_RESULT_BLOCK = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
-_TOOLS_BLOCK = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
+# Blanks around the content are for its reader to strip: patterns that do take cubic time on a tag nobody closed.
+_CALL_BLOCK = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_RESULT_BLOCK = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
+_TOOLS_BLOCK = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
 # How the system messages of this kind go over to the tools, and what closes the part about them.
 _TOOLS_OPENING = re.compile(
     r"# Tools\s|You are a function calling AI model|You are provided with function signatures|"
@@ -81,11 +82,11 @@ def render(dialogue: Dialogue) -> dict[str, Json]:
 
 
 def _chat(row: Mapping[str, Any]) -> Dialogue:
-    tools = functions.read_tools(row.get("tools") or row.get("functions"))
+    tools = functions.read_tools(row.get("tools")) or functions.read_tools(row.get("functions"))
     systems, said = messages.read_messages(row)
     spelled: tuple[Tool, ...] = ()
     for place, text in enumerate(systems):
-        if blocks := _TOOLS_BLOCK.findall(text):
+        if blocks := [block.strip() for block in _TOOLS_BLOCK.findall(text)]:
             # The first is often an empty one, in a sentence that explains the tags.
             for block in filter(None, blocks if not tools else ()):
                 spelled += _spelled_tools(block)
@@ -131,7 +132,7 @@ def _events(message: Mapping[str, Any]) -> Iterator[walk.Event]:
         yield from map(walk.Request, functions.read_calls(text))
     elif role == "result":
         yield from _results(message)
-    elif message.get("tool_calls") or message.get("function_call"):
+    elif messages.has_calls(message):
         yield from _requests(message)
     elif _CALL_BLOCK.search(text):
         yield from _requests_in_text(text)
@@ -140,9 +141,9 @@ def _events(message: Mapping[str, Any]) -> Iterator[walk.Event]:
 
 
 def _requests(message: Mapping[str, Any]) -> Iterator[walk.Request]:
-    calls = message.get("tool_calls") or [{"function": message["function_call"]}]
-    if not isinstance(calls, list):
-        raise ValueError(f"'tool_calls' is no list: {calls!r}"[:200])
+    calls = values.read_list(message, "tool_calls", "calls")
+    if not calls:
+        calls = [{"function": values.read_cell(message["function_call"])}]
     thought = message["content"] if message["content"].strip() else ""
     for number, call in enumerate(calls):
         if not isinstance(call, Mapping):
@@ -174,7 +175,7 @@ def _results(message: Mapping[str, Any]) -> Iterator[walk.Result]:
     elif _RESULT_BLOCK.sub("", text).strip():
         raise ValueError(f"text beside a <tool_response>: {_RESULT_BLOCK.sub('', text).strip()[:120]!r}")
     for block in blocks:
-        yield _result_in(block)
+        yield _result_in(block.strip())
 
 
 def _result_in(text: str) -> walk.Result:

@@ -8,8 +8,8 @@ make it leave out the whole row).
 
 Repairs: those of `walk` (human messages in a row are joined; gpt text before a call is its thought; function_calls in a
 row are parallel; an observation that lists the results of several calls is shared out), those of `functions` (tools and
-arguments in other spellings), and `system` given twice is said once. user and assistant are read as human and gpt.
-Parallel calls become steps one after the other.
+arguments in other spellings), and `system` given twice is said once; `conversations` may be text also. user and
+assistant are read as human and gpt. Parallel calls become steps one after the other.
 
 Refused: an observation without a call before it (two of the 300 Chinese Glaive samples spell the call out in gpt text),
 a call without a result before the dialogue's end, an empty human or gpt message, two gpt messages in a row, a dialogue
@@ -32,7 +32,7 @@ _ROLES = ("human", "user", "gpt", "assistant", "function_call", "observation", "
 
 def parse(row: Mapping[str, Any]) -> Dialogue:
     """The row as a Dialogue. Raises ValueError saying what in it cannot be read."""
-    if row.get("conversations") is None:
+    if row.get("conversations") in (None, ""):
         raise ValueError(f"no sharegpt row without 'conversations': the row has {sorted(row)}")
     messages.check_media(row)
     systems, said = messages.read_messages({**row, "messages": None})

@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -43,6 +44,32 @@ def read(text: str) -> Json:
         return as_json(_literal(text))
     except RecursionError as error:
         raise ValueError(f"values nested too deeply: {text[:120]!r}") from error
+
+
+def read_cell(value: Json) -> Json:
+    """The value, or what its text says, as in tables whose cells are all text; None where the text is blank."""
+    if not isinstance(value, str):
+        return value
+    return read(value) if value.strip() else None
+
+
+def read_list(row: Mapping[str, Any], key: str, of: str) -> list[Json]:
+    """The list under a key, as such or as text, [] where there is nothing.
+
+    Raises ValueError that begins with the key if it is no list; `of` says in it what the list should hold.
+    """
+    try:
+        value = read_cell(row.get(key))
+    except ValueError as error:
+        raise ValueError(f"{key} is no list of {of}: {error}") from error
+    if not isinstance(value, list | None):
+        raise ValueError(f"{key} is no list of {of}: {value!r}"[:200])
+    return value or []
+
+
+def is_empty(value: Json) -> bool:
+    """Whether there is nothing in a cell, which may say that in text."""
+    return not value or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null", "None"))
 
 
 def read_arguments(value: Any) -> dict[str, Json]:

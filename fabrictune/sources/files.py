@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from fabrictune.dialogue import Json
+
+if TYPE_CHECKING:
+    from pyarrow import DataType
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
 PACKINGS = (".gz", ".zst")
@@ -32,6 +35,10 @@ _BATCH = 256  # rows of a table in memory at a time
 _LONGEST_CELL = 1 << 24  # characters; a longer cell is a quote that nobody closed
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
+
+
+class NoRecords(ValueError):
+    """A file that is whole but holds nothing."""
 
 
 def listed(path: Path, pattern: str | None = None) -> list[Path]:
@@ -61,20 +68,31 @@ def records(path: Path) -> Iterator[tuple[int, str]]:
     What a single record holds is for the caller to judge, so that one bad row never stops the rest: a line is passed on
     whatever it is, bytes that are no UTF-8 as surrogate escapes. A row of a .csv is an object of strings; one that does
     not fit the header is passed on as a JSON string of its text, which no format takes for a row.
-    Raises ValueError where the file itself is broken or ends too early, if there are no records, and for other kinds.
+    Raises NoRecords if there are none, ValueError where the file itself is broken or ends too early, and for other
+    kinds.
     """
     number = 0
     kind = _kind(path)
     try:
         for number, text in _READERS[kind](path):
             yield number, text
-    except (EOFError, KeyError, RecursionError, ValueError, OSError, csv.Error, zlib.error) as error:
+    except (
+        EOFError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        OSError,
+        csv.Error,
+        zlib.error,
+    ) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not what is wrong with the content
             raise
         place = f"after {'line' if kind in ('.jsonl', '.csv') else 'record'} {number}" if number else "at its start"
         raise ValueError(f"{path}: is broken {place}: {error}") from error
     if not number:
-        raise ValueError(f"{path}: holds no records")
+        raise NoRecords(f"{path}: holds no records; delete it, or leave it out with the source's `files` pattern")
 
 
 def _kind(path: Path) -> str:
@@ -277,10 +295,42 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, str]]:
         names = table.schema_arrow.names
         if len(set(names)) != len(names):
             raise ValueError(f"a column stands there twice: {names}")
+        readable = pyarrow.schema([(one.name, _readable(one.type)) for one in table.schema_arrow])
         for batch in table.iter_batches(batch_size=_BATCH, use_threads=False):
-            for row in batch.to_pylist(maps_as_pydicts="strict"):
+            for row in batch.cast(readable).to_pylist(maps_as_pydicts="strict"):
                 number += 1
-                yield number, json.dumps(row, ensure_ascii=False, default=_plain)
+                yield number, _spelled(row)
+
+
+def _readable(kind: DataType) -> DataType:
+    """The kind of a column with text for what counts nanoseconds, which Python's own times cannot hold."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_temporal(kind) and getattr(kind, "unit", None) == "ns":
+        return pyarrow.string()
+    if types.is_struct(kind):
+        return pyarrow.struct([(one.name, _readable(one.type)) for one in kind])
+    if types.is_map(kind):
+        return pyarrow.map_(_readable(kind.key_type), _readable(kind.item_type))
+    if types.is_fixed_size_list(kind):
+        return pyarrow.list_(_readable(kind.value_type), kind.list_size)
+    if types.is_large_list(kind):
+        return pyarrow.large_list(_readable(kind.value_type))
+    return pyarrow.list_(_readable(kind.value_type)) if types.is_list(kind) else kind
+
+
+def _spelled(row: dict[str, object]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=_plain)
+    except TypeError:  # a map whose keys are days, say
+        return json.dumps(_with_text_keys(row), ensure_ascii=False, default=_plain)
+
+
+def _with_text_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else _plain(key): _with_text_keys(one) for key, one in value.items()}
+    return [_with_text_keys(one) for one in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fabrictune.log import logger
@@ -35,10 +38,9 @@ def fetch(hub: str, id: str, pattern: str | None, revision: str | None, local: P
     try:
         folder = HUBS[hub](id, pattern, revision)
     except ConnectionError as error:
-        reason = " ".join(str(error).split())[:600].rstrip(".")
         raise ConnectionError(
-            f"{id} cannot be fetched from {hub} ({reason}); put {wanted} into {own}/, or "
-            "run this where the hub can be reached and lets you in"
+            f"{id}: put {wanted} into {own}/, or run this where {hub} can be reached and lets you in; "
+            f"it said: {_short(str(error))}"
         ) from error
     if not _holds(folder, pattern):
         raise ValueError(f"{id} on {hub} has no data files that match '{pattern or '*'}'; put {wanted} into {own}/")
@@ -50,6 +52,12 @@ def _holds(folder: Path, pattern: str | None) -> bool:
         return bool(files.listed(folder, pattern))
     except (FileNotFoundError, ValueError):
         return False
+
+
+def _short(reason: str) -> str:
+    """The reason in one line, without its middle if it is long: urllib3 says the cause last, the hubs say it first."""
+    line = " ".join(reason.split()).rstrip(".")
+    return line if len(line) <= 160 else f"{line[:75].rstrip()} ... {line[-80:].lstrip()}"
 
 
 def _from_huggingface(id: str, pattern: str | None, revision: str | None) -> Path:
@@ -78,24 +86,37 @@ def _from_modelscope(id: str, pattern: str | None, revision: str | None) -> Path
     from modelscope_hub.compat import dataset_snapshot_download  # what the modelscope package itself calls
     from requests import RequestException
 
-    try:
-        folder = dataset_snapshot_download(
-            id, revision=revision, allow_patterns=pattern, ignore_patterns=_other_names()
-        )
-    except (HubError, RequestException) as error:
+    with _quiet("modelscope_hub"):
         try:
-            known = Path(dataset_snapshot_download(id, revision=revision, local_files_only=True))
-        except HubError:
-            raise ConnectionError(str(error)) from error
-        if isinstance(error, FileDownloadError):  # some of the files may be newer than others now
-            for mark in known.glob(f"{_MARK}*"):
-                mark.unlink()
-        if not any((known / _mark(fetched)).exists() for fetched in (pattern, None)):
-            raise ConnectionError(str(error)) from error
-        logger.warning("modelscope does not give %s; taking what was fetched before, in %s", id, known)
-        return known
+            folder = dataset_snapshot_download(
+                id, revision=revision, allow_patterns=pattern, ignore_patterns=_other_names()
+            )
+        except (HubError, RequestException) as error:
+            try:
+                known = Path(dataset_snapshot_download(id, revision=revision, local_files_only=True))
+            except HubError:
+                raise ConnectionError(str(error)) from error
+            if isinstance(error, FileDownloadError):  # some of the files may be newer than others now
+                for mark in known.glob(f"{_MARK}*"):
+                    mark.unlink()
+            if not any((known / _mark(fetched)).exists() for fetched in (pattern, None)):
+                raise ConnectionError(str(error)) from error
+            logger.warning("modelscope does not give %s; taking what was fetched before, in %s", id, known)
+            return known
     (Path(folder) / _mark(pattern)).touch()
     return Path(folder)
+
+
+@contextmanager
+def _quiet(library: str) -> Iterator[None]:
+    """Keeps the library from logging each of its tries, whose outcome we tell."""
+    log = logging.getLogger(library)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _mark(pattern: str | None) -> str:
