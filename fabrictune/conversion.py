@@ -7,51 +7,33 @@ trained on and what is tested on; at the end the chosen rows are copied from the
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
-import numpy as np
 
-from fabrictune import card, mixture, model_files, processes, record, rows
+from fabrictune import card, model_files, processes, record, rows
 from fabrictune import dialogue as dialogues
 from fabrictune.config import GENERATED, Config, Data, Language, MixEntry, Source
 from fabrictune.dialogue import Dialogue, Exchange, Weights
-from fabrictune.formats import captured, ms_agent
-from fabrictune.log import bar, logger, progress
+from fabrictune.formats import ms_agent
+from fabrictune.log import bar, logger
 from fabrictune.mixture import Part, Sides
+from fabrictune.reading import Reading, Run, count_rows, divide, file_records, file_rows, fill
 from fabrictune.rows import Facts, Recipe, Row
 from fabrictune.shelf import Shelf
 from fabrictune.sources import files, hubs, self_cognition, synthetic
 from fabrictune.summary import SourceSummary, Summary
 
-CHUNK = 128  # rows that a worker gets at once
-FEW = 1000  # rows that are converted in this process, sooner than a worker would have started
-MEASURED = 2000  # rows of each source, about, whose lengths make its histogram
 SAMPLES = 10  # dialogues shown on the card
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # as map
 FILES = ("train.jsonl", "test.jsonl", "test_dialogues.jsonl")
-
-
-@dataclass
-class Reading:
-    """A source of the mix while it is read: where its rows lie, its converted rows, and which Part each is for."""
-
-    name: str
-    entry: MixEntry
-    recipe: Recipe
-    paths: list[Path]
-    shelf: Shelf
-    parts: np.ndarray
 
 
 def convert(config: Config) -> None:
@@ -71,10 +53,18 @@ def convert(config: Config) -> None:
         readings = []
         for name, entry in config.data.mix.items():
             shelf = stack.enter_context(Shelf(folder))
-            recipe = _recipe(name, entry, config, tokenizer)
-            readings.append(Reading(name, entry, recipe, paths[name], shelf, np.empty(0, np.int8)))
+            readings.append(
+                Reading(
+                    name=name,
+                    recipe=_recipe(name, entry, config, tokenizer),
+                    rows=_rows(entry, config, paths[name]),
+                    is_generated=entry.source in GENERATED,
+                    is_tested=entry.is_tested,
+                    shelf=shelf,
+                )
+            )
             summary.sources[name] = SourceSummary(_place(entry, config))
-        _read_all(readings, config, summary, folder)
+        _read_all(readings, config, paths, summary, folder)
         _check_used(readings, summary)
         samples = _write(readings, summary, config.seed, folder)
     stats = summary.plain()
@@ -186,116 +176,14 @@ def _recipe(name: str, entry: MixEntry, config: Config, tokenizer: Path | None) 
     )
 
 
-def _read_all(readings: list[Reading], config: Config, summary: Summary, folder: Path) -> None:
-    """Fills the shelves and decides each row's Part: first of the sources tested on, then of those beside them."""
-    sides = Sides(config.data.heldout_max)
-    count = config.data.processes or processes.cpus()
-    failure = None
-    with record.replacing(folder / "rejects.jsonl") as rejected, processes.workers(count) as pool:
-        run: Run = partial(processes.in_order, pool, ahead=2 * count + 1) if count > 1 else map
-        for reading in sorted(readings, key=lambda one: not one.entry.is_tested):
-            wanted = reading.entry.count
-            if reading.entry.ratio is not None:
-                trained = sum(int((one.parts == Part.train).sum()) for one in readings if one.entry.is_tested)
-                wanted = round(trained * reading.entry.ratio)
-            _read(reading, wanted, config, summary, rejected, run)
-            if not len(reading.shelf) and wanted != 0:
-                failure = _nothing_read(reading, summary, folder)
-                break
-            _divide(reading, wanted, config, summary, sides)
-    if failure:  # not before rejects.jsonl has taken its name
-        raise ValueError(failure)
-
-
-def _read(reading: Reading, wanted: int | None, config: Config, summary: Summary, rejected: TextIO, run: Run) -> None:
-    """Converts the rows onto the shelf: all of them, or those drawn until `wanted` are there or none is left."""
-    name, shelf = reading.name, reading.shelf
-    own = summary.sources[name]
-    total = own.rows = _count(reading, config, wanted)
-    if reading.paths and not total:
-        raise ValueError(f"data.mix.{name}: none of the {len(reading.paths)} files in {own.place} holds a record")
-    if reading.entry.source is Source.agentfabric:
-        own.covered = sum(1 for path in reading.paths for _ in _records(path, alone=False)) - total
-    drawn = total if wanted is None else min(total, wanted)
-    recipe = replace(reading.recipe, measured_share=MEASURED / max(drawn, 1))
-    order = mixture.sample(total, None, config.seed, f"{name}/count")
-    done = 0
-    while done < drawn:
-        chosen = np.zeros(total, bool)
-        chosen[order[done:drawn]] = True
-        picked = (row for row in _rows(reading, config, wanted) if chosen[row.number])
-        chunks = ((recipe, chunk) for chunk in _chunks(picked))
-        results = map(rows.convert, chunks) if drawn - done <= FEW else run(rows.convert, chunks)
-        with bar(f"converting {name}", drawn - done) as moving:
-            for kept, rejects in results:
-                for row in kept:
-                    shelf.add(row, config.data.heldout_families)
-                for reject in rejects:
-                    summary.reject(reject)
-                    rejected.write(json.dumps(vars(reject)) + "\n")  # ASCII: it may be no valid UTF-8
-                moving.update(len(kept) + sum(not reject.in_part for reject in rejects))
-        done = drawn
-        if wanted is not None and len(shelf) < wanted:  # as many more as it takes if the same share of them is good
-            drawn = min(total, done + math.ceil((wanted - len(shelf)) * done / max(len(shelf), 1)))
-    own.not_drawn = total - done
-
-
-def _count(reading: Reading, config: Config, wanted: int | None) -> int:
-    if reading.entry.source in GENERATED:
-        return wanted or 0
-    return sum(1 for _ in progress(_rows(reading, config, wanted), f"counting {reading.name}"))
-
-
-def _divide(reading: Reading, wanted: int | None, config: Config, summary: Summary, sides: Sides) -> None:
-    """Gives each row on the shelf its Part."""
-    shelf, own, data = reading.shelf, summary.sources[reading.name], config.data
-    drawing = mixture.priorities(own.rows, config.seed, f"{reading.name}/count")[shelf.numbers]
-    kept = np.sort(np.argsort(drawing, kind="stable")[:wanted])
-    if wanted is not None and len(kept) < wanted:
-        logger.info("%s: only %d of the %d rows wanted are there; all are used", reading.name, len(kept), wanted)
-    own.not_drawn += len(shelf) - len(kept)
-    chosen = shelf.rows(kept, mixture.priorities(own.rows, config.seed, f"{reading.name}/test"))
-    reading.parts = np.full(len(shelf), Part.unused, np.int8)
-    if reading.entry.is_tested:
-        reading.parts[kept] = mixture.split(chosen, data.test_ratio, sides)
-    else:
-        reading.parts[kept] = np.where(
-            mixture.stands_in(chosen, sides.tested) | chosen.heldout, Part.unused, Part.train
-        )
-    summary.heldout_not_used += int((chosen.heldout & (reading.parts[kept] == Part.unused)).sum())
-    own.used = int((reading.parts != Part.unused).sum())
-    own.not_used = len(kept) - own.used
-    if reading.entry.is_tested and data.test_ratio and not np.isin(reading.parts, (Part.test, Part.heldout)).any():
-        logger.warning(
-            "%s: no row is left to test on; of %d rows %d are complete, and near-duplicates go to one side whole",
-            *(reading.name, len(kept), chosen.complete.sum()),
-        )
-
-
-def _rows(reading: Reading, config: Config, wanted: int | None) -> Iterator[Row]:
-    """The source's rows in their order."""
-    entry, number = reading.entry, 0
-    if entry.source in GENERATED:
-        place = _place(entry, config)
-        for number, text in enumerate(_generated(entry, config, wanted or 0)):
-            yield Row(number, place, number + 1, text)
-        return
-    for path in reading.paths:
-        records = _records(path, alone=len(reading.paths) == 1)
-        if entry.source is Source.agentfabric:
-            records = captured.uncovered(records)
-        for line, text in records:
-            yield Row(number, str(path), line, text)
-            number += 1
-
-
-def _records(path: Path, alone: bool) -> Iterator[tuple[int, str]]:
-    """The file's records; of several files one may have none."""
-    try:
-        yield from files.records(path)
-    except files.NoRecords:
-        if alone:
-            raise
+def _rows(entry: MixEntry, config: Config, paths: list[Path]) -> Callable[[int], Iterator[Row]]:
+    """How the source's rows are read from the start, a generator's as many as its argument says."""
+    if entry.source not in GENERATED:
+        return lambda _: file_rows(paths, entry.source is Source.agentfabric)
+    place = _place(entry, config)
+    return lambda count: (
+        Row(number, place, number + 1, text) for number, text in enumerate(_generated(entry, config, count))
+    )
 
 
 def _generated(entry: MixEntry, config: Config, count: int) -> Iterator[str]:
@@ -307,27 +195,49 @@ def _generated(entry: MixEntry, config: Config, count: int) -> Iterator[str]:
     return (json.dumps(ms_agent.render(one), ensure_ascii=False) for one in made)
 
 
-def _chunks(picked: Iterator[Row]) -> Iterator[list[Row]]:
-    while chunk := list(islice(picked, CHUNK)):
-        yield chunk
+def _read_all(
+    readings: list[Reading], config: Config, paths: dict[str, list[Path]], summary: Summary, folder: Path
+) -> None:
+    """Fills the shelves and decides each row's Part: first of the sources tested on, then of those beside them."""
+    data, sides = config.data, Sides(config.data.heldout_max)
+    cpus = data.processes or processes.cpus()
+    failure = None
+    with record.replacing(folder / "rejects.jsonl") as rejected, processes.workers(cpus) as pool:
+        run: Run = partial(processes.in_order, pool, ahead=2 * cpus + 1) if cpus > 1 else map
+        for one in sorted(readings, key=lambda one: not one.is_tested):
+            entry, own = data.mix[one.name], summary.sources[one.name]
+            wanted = entry.count
+            if entry.ratio is not None:
+                wanted = round(entry.ratio * sum(len(each.places(Part.train)) for each in readings if each.is_tested))
+            own.rows = count_rows(one, wanted)
+            if paths[one.name] and not own.rows:
+                raise ValueError(f"data.mix.{one.name}: none of the files in {own.place} holds a record")
+            if entry.source is Source.agentfabric:
+                own.covered = sum(1 for path in paths[one.name] for _ in file_records(path, True)) - own.rows
+            fill(one, wanted, config.seed, data.heldout_families, summary, rejected, run)
+            if not len(one.shelf) and wanted != 0:
+                failure = _nothing_read(one, summary, folder)
+                break
+            divide(one, wanted, config.seed, data.test_ratio, sides, summary)
+    if failure:  # not before rejects.jsonl has taken its name
+        raise ValueError(failure)
 
 
 def _nothing_read(reading: Reading, summary: Summary, folder: Path) -> str:
     kind = next(kind for kind in summary.reasons() if kind.source == reading.name)
-    first = summary.first_rejects[reading.name]
+    first, own = summary.first_rejects[reading.name], summary.sources[reading.name]
     return (
-        f"data.mix.{reading.name}: none of the {summary.sources[reading.name].rows} rows in "
-        f"{summary.sources[reading.name].place}, read as {reading.entry.source.value}, can be used; most often "
-        f"({kind.count} times): {kind.reason}; the first, {first.file}:{first.line}: {first.reason[:300]}; all are in "
-        f"{folder / 'rejects.jsonl'}; is data.mix.{reading.name}.source right?"
+        f"data.mix.{reading.name}: none of the {own.rows} rows in {own.place}, read as {reading.recipe.source}, can be "
+        f"used; most often ({kind.count} times): {kind.reason}; the first, {first.file}:{first.line}: "
+        f"{first.reason[:300]}; all are in {folder / 'rejects.jsonl'}; is data.mix.{reading.name}.source right?"
     )
 
 
 def _check_used(readings: list[Reading], summary: Summary) -> None:
     """Raises ValueError if nothing is left to train on."""
-    if any((reading.parts == Part.train).any() for reading in readings):
+    if any(one.places(Part.train) for one in readings):
         return
-    tests = sum(int(np.isin(reading.parts, (Part.test, Part.heldout)).sum()) for reading in readings)
+    tests = sum(len(one.places(Part.test, Part.heldout)) for one in readings)
     raise ValueError(
         f"no dialogue is left to train on: {tests} are test dialogues, {summary.heldout_not_used} of held-out families "
         f"are not used; lower data.test_ratio or shorten data.heldout_families"
@@ -336,17 +246,16 @@ def _check_used(readings: list[Reading], summary: Summary) -> None:
 
 def _write(readings: list[Reading], summary: Summary, seed: int, folder: Path) -> list[card.Sample]:
     """Copies the chosen rows from the shelves into the files; returns some of the dialogues to show."""
-    used = sum(int((reading.parts != Part.unused).sum()) for reading in readings)
+    used = sum(reading.used for reading in readings)
     shown = set(random.Random(f"{seed}/card").sample(range(used), min(SAMPLES, used)))
     samples: list[card.Sample] = []
     count = 0
     with ExitStack() as stack:
         train, test, tests = (stack.enter_context(record.replacing(folder / name)).buffer for name in FILES)
         moving = stack.enter_context(bar("writing", used))
-        for part, file in (("train", train), ("test", test)):
+        for part, file, wanted in (("train", train, (Part.train,)), ("test", test, (Part.test, Part.heldout))):
             for reading in readings:
-                wanted = [Part.train] if part == "train" else [Part.test, Part.heldout]
-                for place in np.flatnonzero(np.isin(reading.parts, wanted)).tolist():
+                for place in reading.places(*wanted):
                     for facts, dialogue, lines in _pieces(reading.shelf.blob(place)):
                         summary.use(reading.name, part, facts)
                         file.writelines(line + b"\n" for line in lines)
@@ -385,9 +294,9 @@ def _card(config: Config, summary: Summary, readings: list[Reading], samples: li
         sources.append(
             card.SourceCard(
                 name=reading.name,
-                kind=reading.entry.source.value,
+                kind=reading.recipe.source,
                 place=own.place,
-                role="train and test" if reading.entry.is_tested else "train",
+                role="train and test" if reading.is_tested else "train",
                 rows_read=own.rows,
                 dialogues=own.dialogues.total(),
                 exchanges=own.exchanges.total(),

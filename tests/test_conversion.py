@@ -30,6 +30,7 @@ from fabrictune.config import Config, typed
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
 from fabrictune.formats import agentfabric, captured, messages, ms_agent, openai
 from fabrictune.processes import free_port
+from fabrictune.reading import FEW
 from fabrictune.sources import synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -619,7 +620,7 @@ def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows for several workers, one in a hundred a bad one."""
     names = ["radio" if number % 100 == 99 else "lamp" for number in range(12_000)]
     records = [record(f"{number}!", name=name, observation="on " * (number % 50)) for number, name in enumerate(names)]
-    assert len(records) > 2 * conversion.FEW
+    assert len(records) > 2 * FEW
     return write_rows(tmp_path_factory.mktemp("many") / "many.jsonl", records)
 
 
