@@ -20,8 +20,6 @@ from fabrictune.dialogue import Attempt, Json, Message, Played, Reply, Role, Too
 Ask = Callable[[dict[str, Json]], Awaitable[Reply]]
 RunTool = Callable[[str, str], str]  # (name, arguments as written) -> observation
 
-# json5 is written in Python and takes 0.1 s for this many characters; arguments beyond it are no arguments.
-ARGUMENT_CHARACTERS = 10_000
 NO_DATA = '{"error": "no data for these arguments"}'
 
 
@@ -67,8 +65,10 @@ def parse_arguments(text: str) -> Json:
 
     Raises ValueError where it can read nothing.
     """
-    if len(text) > ARGUMENT_CHARACTERS:
-        raise ValueError(f"{len(text)} characters of arguments, more than the {ARGUMENT_CHARACTERS} that are read")
+    if len(text) > protocol.ARGUMENT_CHARACTERS:
+        raise ValueError(
+            f"{len(text)} characters of arguments, more than the {protocol.ARGUMENT_CHARACTERS} that are read"
+        )
     try:
         return _loads(text)
     except ValueError:

@@ -195,6 +195,9 @@ class Weights:
     answer: float = 1.0
 
 
+EVEN = Weights()
+
+
 @dataclass(frozen=True)
 class Exchange:
     """One request a client would send (`messages`) and the reply we want; `turn` and `step` count from 0."""

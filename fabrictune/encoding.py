@@ -57,6 +57,14 @@ def prompt(exchange: Exchange, tokenizer: PreTrainedTokenizerBase) -> str:
     return f"{text}{begun}"
 
 
+def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ValueError if the tokenizer has no chat template, which every prompt needs."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{tokenizer.name_or_path}: its tokenizer has no chat template; choose a chat (Instruct) model"
+        )
+
+
 def _span_weights(exchange: Exchange, starts: list[int]) -> list[float]:
     """The weight of the span in which each token starts; the reply is tokenised whole, as the model will write it."""
     edges, weights = [0], []

@@ -40,8 +40,7 @@ class Ruler:
                 f"data.count_tokens=false"
             )
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        if not self.tokenizer.chat_template:
-            raise ValueError(f"{folder}: its tokenizer has no chat template; choose a chat (Instruct) model")
+        encoding.require_template(self.tokenizer)
         # A checkpoint may have been saved with either; only `exact` would be spared.
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.backend_tokenizer.no_truncation()

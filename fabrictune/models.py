@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from fabrictune import model_files
+from fabrictune import encoding, model_files
 from fabrictune.log import logger
 
 PROBE = "a reply"
@@ -53,8 +53,7 @@ def load(folder: Path, dtype: str, attention: str) -> torch.nn.Module:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in the folder. Raises ValueError if it has no chat template, which every prompt needs."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    if not tokenizer.chat_template:
-        raise ValueError(f"{folder}: its tokenizer has no chat template; choose a chat (Instruct) model")
+    encoding.require_template(tokenizer)
     return tokenizer
 
 

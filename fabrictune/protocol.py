@@ -23,6 +23,8 @@ RAW_OBSERVATION_CHARACTERS = 2813  # for a raw prompt to DashScope's models, whi
 KNOWLEDGE_CHARACTERS = 4000
 CODE_INTERPRETER = "code_interpreter"  # with this tool on offer, uploaded files stand in for the knowledge
 ANSWER_MARK = "\nAnswer:"
+# The client reads arguments by json5, which is written in Python and takes 0.1 s for this many; beyond, none are read.
+ARGUMENT_CHARACTERS = 10_000
 
 KNOWLEDGE = {
     "zh": "\n\n# 知识库\n\n{knowledge}\n\n",

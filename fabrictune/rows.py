@@ -156,10 +156,12 @@ class Converter:
         if self.foreign:
             return Fitted((Piece(dialogue, (), ()),))
         write = self._writer(dialogue)
+        if self.ruler and measured:
+            return fit(dialogue, write, self.ruler.lengths, self.recipe.max_length, self.recipe.long)
         exchanges = write(dialogue)
         if not self.ruler:
             return Fitted((Piece(dialogue, exchanges, _characters(exchanges)),))
-        if not measured and self.ruler.all_fit(exchanges):
+        if self.ruler.all_fit(exchanges):
             return Fitted((Piece(dialogue, exchanges, ()),))
         return fit(dialogue, write, self.ruler.lengths, self.recipe.max_length, self.recipe.long)
 

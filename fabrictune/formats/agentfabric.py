@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 from fabrictune import protocol
-from fabrictune.dialogue import Call, Dialogue, Exchange, Message, Span, Step, Weights
+from fabrictune.dialogue import EVEN, Call, Dialogue, Exchange, Message, Span, Step, Weights
 
 # Where the results of a turn's calls come back: at the end of the user's message (openai-type models), or behind the
 # call in the open assistant's message (raw prompts to DashScope's models).
 Shape = Literal["chat", "raw"]
 
-EVEN = Weights()
 _ACTION_INPUT, _OBSERVATION = Span("\nAction Input:"), Span("Observation:")
 
 

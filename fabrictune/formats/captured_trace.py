@@ -17,8 +17,6 @@ from fabrictune.dialogue import Call, Json, Step
 from fabrictune.formats import values
 
 BEGIN, END = protocol.result("\0").split("\0")  # of a result
-# json5 is written in Python and takes 0.1 s for this many characters; arguments beyond it are not read with it.
-JSON5_CHARACTERS = 10_000
 
 _CALL = re.compile(r"Action:(?P<name>(?:(?!Action:)[^\n])*)\n\s*Action Input:")
 _MARKS = ("Observation:", "<result>", "</result>")
@@ -151,7 +149,7 @@ def _arguments(text: str) -> dict[str, Json]:
 
 
 def _from_json5(text: str) -> Json:
-    return values.as_json(json5.loads(text)) if len(text) <= JSON5_CHARACTERS else None
+    return values.as_json(json5.loads(text)) if len(text) <= protocol.ARGUMENT_CHARACTERS else None
 
 
 def _thought(said: str) -> str:

@@ -20,10 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import dropwhile
 from typing import Any
 
-from fabrictune.dialogue import Dialogue, Exchange, Json, Message, Span, Turn, Weights
+from fabrictune.dialogue import EVEN, Dialogue, Exchange, Json, Message, Span, Turn, Weights
 from fabrictune.formats import system_text, values, walk
-
-EVEN = Weights()
 
 _SYSTEM = ("system", "developer")
 _USER = ("user", "human")
