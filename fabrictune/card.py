@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fabrictune import protocol
-from fabrictune.dialogue import Dialogue, Exchange, Json, Message
+from fabrictune.dialogue import PARTS, Dialogue, Exchange, Json, Message, Part
 from fabrictune.histogram import REACH, Histogram
 
 
@@ -290,12 +290,13 @@ class _SampleView:
         return protocol.language(*(turn.query for turn in self.sample.dialogue.turns))
 
     @cached_property
-    def weights(self) -> list[float]:
-        return sorted({span.weight for exchange in self.sample.exchanges for span in exchange.reply})
+    def parts(self) -> list[Part]:
+        found = {span.part for exchange in self.sample.exchanges for span in exchange.reply}
+        return [part for part in PARTS if part in found]
 
-    def strength(self, weight: float) -> str:
-        """How opaque the mark of a piece with this weight is."""
-        return f"{0.12 + 0.43 * weight / max([*self.weights, 1e-9]):.2f}"
+    def strength(self, part: Part) -> str:
+        """How opaque the mark of a piece of this part is."""
+        return f"{0.12 + 0.15 * PARTS.index(part):.2f}"
 
     def exchanges(self) -> Iterator[tuple[Exchange, _Shared]]:
         before: tuple[Message, ...] = ()

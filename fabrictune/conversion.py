@@ -22,7 +22,7 @@ import msgspec
 from fabrictune import card, model_files, processes, record, rows
 from fabrictune import dialogue as dialogues
 from fabrictune.config import GENERATED, Config, Data, Language, MixEntry, Source
-from fabrictune.dialogue import Dialogue, Exchange, Weights
+from fabrictune.dialogue import Dialogue, Exchange
 from fabrictune.formats import ms_agent
 from fabrictune.log import bar, logger
 from fabrictune.mixture import Part, Sides
@@ -100,7 +100,6 @@ def settings(config: Config, paths: dict[str, list[Path]]) -> dict[str, Any]:
         "language": data.language.value,
         "shapes": vars(data.shapes),
         "other_break": data.other_break,
-        "weights": vars(data.weights),
         "test_ratio": data.test_ratio,
         "heldout_families": data.heldout_families,
         "heldout_max": data.heldout_max,
@@ -167,7 +166,6 @@ def _recipe(name: str, entry: MixEntry, config: Config, tokenizer: Path | None) 
         language=None if data.language is Language.auto else data.language.value,
         raw_share=data.shapes.raw / (data.shapes.chat + data.shapes.raw),
         other_break=data.other_break,
-        weights=Weights(**vars(data.weights)),
         tokenizer=tokenizer,
         max_length=data.max_length,
         long=data.long.value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -178,24 +178,19 @@ class Message:
     content: str
 
 
+# What a piece of a reply is: words around a call (thoughts and the protocol's own keywords), the name of the tool
+# called, its arguments, an answer.
+Part = Literal["said", "tool", "arguments", "answer"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
 @dataclass(frozen=True)
 class Span:
-    """A piece of a reply and the weight of its tokens in the loss."""
+    """A piece of a reply. Its tokens' weight in the loss is `weight` times what training gives its part."""
 
     text: str
+    part: Part = "said"
     weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The weights that a format gives the spans of a reply: the name of the tool called, its arguments, an answer."""
-
-    tool: float = 1.0
-    arguments: float = 1.0
-    answer: float = 1.0
-
-
-EVEN = Weights()
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,10 @@ def evaluate(config: Config) -> None:
     """
     run = config.run_folder
     made_by = f"python convert.py name={config.name} variant={config.variant}"
-    tests = record.require_finished(run / "convert", made_by) / "test_dialogues.jsonl"
+    converted = record.require_finished(config.convert_folder, made_by)
+    tests = converted / "test_dialogues.jsonl"
     labels = [ENDPOINT] if config.eval.url else config.eval.models
-    dialect = protocol.dialect_of(record.settings_of(run / "convert")["format"], "evaluate.py")
+    dialect = protocol.dialect_of(record.settings_of(converted)["format"], "evaluate.py")
     jobs = read_jobs(record.require(tests, f"{made_by} overwrite=true"), config.eval.dialogues, dialect)
     settings = _settings(config, run, tests, labels)
     stage = record.open_stage(run / "evaluate", settings, overwrite=config.overwrite, resume=config.resume)

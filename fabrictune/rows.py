@@ -13,7 +13,7 @@ import msgspec
 
 from fabrictune import dialogue as dialogues
 from fabrictune import mixture, protocol
-from fabrictune.dialogue import Dialogue, Exchange, Json, Weights
+from fabrictune.dialogue import Dialogue, Exchange, Json
 from fabrictune.fitting import Fitted, Piece, Write, fit
 from fabrictune.formats import (
     agentfabric,
@@ -63,7 +63,6 @@ class Recipe:
     language: str | None
     raw_share: float
     other_break: float
-    weights: Weights
     tokenizer: Path | None
     max_length: int
     long: str
@@ -169,7 +168,7 @@ class Converter:
         """How this dialogue is written; what is drawn depends on the seed and its id alone."""
         recipe = self.recipe
         if recipe.plain:
-            return lambda one: tuple(messages.exchanges(one, recipe.name, recipe.weights))
+            return lambda one: tuple(messages.exchanges(one, recipe.name))
         draw = random.Random(f"{recipe.seed}/form/{dialogue.id}")
         shape: agentfabric.Shape = "raw" if draw.random() < recipe.raw_share else "chat"
         dialect = protocol.DIALECTS[recipe.format]
@@ -177,7 +176,6 @@ class Converter:
         write = partial(
             agentfabric.render,
             source=recipe.name,
-            weights=recipe.weights,
             dialect=dialect,
             language=recipe.language,
             shape=shape,

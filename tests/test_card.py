@@ -118,14 +118,12 @@ def a_dialogue(**values: object) -> Dialogue:
     return Dialogue(**{"id": "mine/7", "tools": (weather,), "turns": turns, "family": "weather"} | values)
 
 
-def an_exchange(messages: list[tuple[str, str]], reply: list[tuple[str, float]], turn: int = 0) -> Exchange:
-    return Exchange(
-        "mine/7", turn, 0, "mine", tuple(Message(*one) for one in messages), tuple(Span(*one) for one in reply)
-    )
+def an_exchange(messages: list[tuple[str, str]], reply: list[Span], turn: int = 0) -> Exchange:
+    return Exchange("mine/7", turn, 0, "mine", tuple(Message(*one) for one in messages), tuple(reply))
 
 
 def a_sample(dialogue: Dialogue | None = None, *exchanges: Exchange) -> Sample:
-    some = (an_exchange([("system", "\nBe brief."), ("user", "Weather in Oslo?")], [("Clear.", 1.0)]),)
+    some = (an_exchange([("system", "\nBe brief."), ("user", "Weather in Oslo?")], [Span("Clear.", "answer")]),)
     return Sample(dialogue or a_dialogue(), "mine", exchanges or some)
 
 
@@ -199,7 +197,7 @@ def test_markup_in_any_text_is_shown_and_never_obeyed() -> None:
         Turn(SCRIPT, (), "", pending=(replace(step, observation=""),)),
     )
     dialogue = Dialogue(SCRIPT, (tool,), turns, Role(SCRIPT, SCRIPT, (SCRIPT,)), SCRIPT, SCRIPT)
-    exchange = an_exchange([(SCRIPT, SCRIPT)], [(SCRIPT, 1.0)])
+    exchange = an_exchange([(SCRIPT, SCRIPT)], [Span(SCRIPT)])
     card = a_card(
         title=SCRIPT,
         written=SCRIPT,
@@ -314,21 +312,24 @@ def test_a_plain_dialogue_offers_no_tools_and_an_empty_role_is_said_to_be_empty(
     assert [node.text for node in folds.find(".none")] == ["no tools offered", "an empty role"]
 
 
-def test_the_exact_view_holds_the_very_text_and_marks_the_weights() -> None:
+def test_the_exact_view_holds_the_very_text_and_marks_its_parts() -> None:
     first = [("system", "\n  Be brief.\n\n"), ("user", 'Say "a" & <b>')]
     second = [("system", "\n  Be brief.\n\n"), ("user", 'Say "a" & <b>, then c\n')]
-    reply = [("Action:", 1.0), (" ping", 2.0), ("\n\n", 0.0), ("{}\n", 0.5)]
-    sample = a_sample(None, an_exchange(first, reply), an_exchange(second, [("Done.", 1.0)]))
+    reply = [Span("Action:"), Span(" ping", "tool"), Span("\n\n", weight=0.0), Span("{}\n", "arguments", 0.5)]
+    sample = a_sample(None, an_exchange(first, reply), an_exchange(second, [Span("Done.", "answer")]))
     article = parsed(render(a_card(samples=(sample,)))).find("article")[0]
     one, two = article.find(".exchange")
     assert [node.text for node in one.find(".bytes")] == [*(text for _, text in first), "Action: ping\n\n{}\n"]
     assert [(node.text, node.attributes["title"]) for node in one.find(".span")] == [
-        (text, f"loss weight {weight}") for text, weight in reply
+        ("Action:", "said"),
+        (" ping", "tool"),
+        ("\n\n", "said, loss weight 0.0"),
+        ("{}\n", "arguments, loss weight 0.5"),
     ]
     assert [node.text for node in one.find(".zero")] == ["\n\n"]
     assert [len(node.find(".end")) for node in one.find(".span")] == [0, 0, 2, 1]
     strengths = [float(str(node.attributes["style"]).removeprefix("--w:")) for node in one.find(".span")]
-    assert strengths[1] > strengths[0] > strengths[3] > strengths[2]
+    assert strengths[3] > strengths[1] > strengths[0] == strengths[2]
     # What both exchanges share is said once, or dimmed.
     assert [node.text for node in two.find(".bytes")] == [second[1][1], "Done."]
     assert [node.text for node in two.find(".dim")] == [first[1][1]]
@@ -336,7 +337,7 @@ def test_the_exact_view_holds_the_very_text_and_marks_the_weights() -> None:
 
 
 def test_characters_that_cannot_be_seen_are_named() -> None:
-    exchange = an_exchange([("user", "a\x00b\rc\u200bd\u202ee\ttab\nend")], [("ok", 1.0)])
+    exchange = an_exchange([("user", "a\x00b\rc\u200bd\u202ee\ttab\nend")], [Span("ok")])
     article = parsed(render(a_card(samples=(a_sample(None, exchange),)))).find("article")[0]
     shown = article.find(".bytes")[0]
     assert shown.text == "aU+0000bU+000DcU+200BdU+202Ee\ttab\nend"
@@ -350,7 +351,7 @@ def test_ten_huge_samples_stay_below_one_and_a_half_megabytes_and_say_what_is_mi
     tools = tuple(Tool(f"tool{i}", huge, parameters) for i in range(40))
     steps = tuple(Step(Call("tool0", {"x": huge}), huge, huge) for _ in range(150))
     dialogue = a_dialogue(tools=tools, turns=(Turn(huge, steps, huge),) * 120, instruction=huge, knowledge=huge)
-    exchanges = [an_exchange([("user", str(i) + huge)] * 200, [(huge, 1.0)] * 50, turn=i) for i in range(20)]
+    exchanges = [an_exchange([("user", str(i) + huge)] * 200, [Span(huge)] * 50, turn=i) for i in range(20)]
     page = render(a_card(samples=(a_sample(dialogue, *exchanges),) * 10))
     assert len(page.encode()) < 1_500_000
     text = parsed(page).find("article")[0].text

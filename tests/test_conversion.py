@@ -225,7 +225,7 @@ def test_a_row_is_one_exchange_with_these_keys(tmp_path: Path) -> None:
             "user",
         ]
         assert all(list(message) == ["role", "content"] for message in row["messages"])
-        assert row["reply"] and all(list(span) == ["text", "weight"] for span in row["reply"])
+        assert row["reply"] and all(list(span) == ["text", "part", "weight"] for span in row["reply"])
         assert row["source"] == "file"
     calls = sum(m["value"].count("Action Input:") for one in GOOD for m in one["conversations"][1:])
     turns = sum(len(one["conversations"]) // 2 for one in GOOD)
@@ -821,14 +821,13 @@ def test_the_other_clients_line_breaks_occur_as_often_as_asked(
     assert half.total() == 400 and 150 < half[other] < 250
 
 
-def test_weights_of_names_arguments_and_answers_stand_in_the_rows(tmp_path: Path) -> None:
-    weights = "data.weights={tool: 3, arguments: 2, answer: 0.5}"
-    conversion.convert(of_file(tmp_path, good_lines(), weights))
+def test_names_arguments_and_answers_are_told_apart_in_the_rows(tmp_path: Path) -> None:
+    conversion.convert(of_file(tmp_path, good_lines()))
     found = set()
     for row in rows(written(tmp_path) / "train.jsonl"):
         texts = {span["text"] for span in row["reply"]}
-        found |= {("call" if "Observation:" in texts else "answer", span["weight"]) for span in row["reply"]}
-    assert found == {("call", 1.0), ("call", 2.0), ("call", 3.0), ("answer", 0.5)}
+        found |= {("call" if "Observation:" in texts else "answer", span["part"]) for span in row["reply"]}
+    assert found == {("call", "said"), ("call", "tool"), ("call", "arguments"), ("answer", "answer")}
 
 
 # Rows that are too long

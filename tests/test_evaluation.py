@@ -71,7 +71,7 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.model = model
         self.bodies: list[dict] = []
-        self.url = f"http://user:secret@127.0.0.1:{self.server_port}/v1"
+        self.url = f"http://user:hush-4711@127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that has hung up is no news."""
@@ -162,7 +162,7 @@ def test_a_model_that_answers_as_trained_gets_full_marks(
     assert all((body["temperature"], body["max_tokens"]) == (0, 192) for body in endpoint.bodies)
     printed = capsys.readouterr().out
     assert "all seen" in printed and "bank (unseen)" in printed and "no call made" in printed
-    assert "secret" not in (run / "evaluate" / "run.json").read_text(encoding="utf-8")
+    assert "hush-4711" not in (run / "evaluate" / "run.json").read_text(encoding="utf-8")
 
 
 def test_a_silent_model_makes_no_call(run: Path, serve: Callable) -> None:
@@ -200,7 +200,7 @@ def test_after_a_crash_only_the_missing_turns_are_asked_again(run: Path, serve: 
         ConnectionError, match=r"cannot be reached .*\n.*predictions.jsonl; go on with resume=true"
     ) as raised:
         evaluation.evaluate(config_for(run, serve(dying).url, "eval.concurrency=1"))
-    assert "secret" not in str(raised.value)
+    assert "hush-4711" not in str(raised.value)
     kept = predictions(run)
     assert 0 < len(kept) < TURNS
     with (run / "evaluate" / "predictions.jsonl").open("a", encoding="utf-8") as file:

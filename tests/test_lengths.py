@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fabrictune import lengths, models
 from fabrictune.dialogue import Exchange, Message, Span
-from fabrictune.encoding import encode
+from fabrictune.encoding import encode, reply_end
 from fabrictune.formats import agentfabric
 from fabrictune.lengths import Ruler
 from fabrictune.sources import synthetic
@@ -69,7 +69,7 @@ def folder(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
 def count(folder: Path):
     """How many tokens an exchange is trained on as."""
     tokenizer = models.load_tokenizer(folder)
-    end = models.reply_end(tokenizer)
+    end = reply_end(tokenizer)
     return lambda exchange: len(encode(exchange, tokenizer, end))
 
 
@@ -95,7 +95,7 @@ def wild_exchanges(draw: st.DrawFn) -> Exchange:
         *draw(st.sampled_from([[], ["assistant"]])),
     ]
     messages = tuple(Message(role, draw(TEXTS)) for role in roles)
-    return Exchange("d", 0, 0, "s", messages, (Span(draw(TEXTS)), Span(draw(TEXTS), 0.5)))
+    return Exchange("d", 0, 0, "s", messages, (Span(draw(TEXTS)), Span(draw(TEXTS), weight=0.5)))
 
 
 def test_lengths_of_agentfabric_exchanges_are_those_of_their_tokens(folder: Path, count) -> None:

@@ -6,7 +6,7 @@ import pytest
 from dialogues import plain_dialogues
 from hypothesis import given, settings
 
-from fabrictune.dialogue import Dialogue, Message, Role, Span, Tool, Turn, Weights
+from fabrictune.dialogue import Dialogue, Message, Role, Span, Tool, Turn
 from fabrictune.formats import messages
 
 USER = {"role": "user", "content": "Hi"}
@@ -90,7 +90,7 @@ def test_a_dialogue_is_written_as_messages() -> None:
 
 
 def test_a_turn_is_one_exchange_after_the_system_text_and_what_was_said() -> None:
-    first, second = messages.exchanges(Dialogue("d", (), TURNS, "Be brief."), "talk", Weights(answer=0.5))
+    first, second = messages.exchanges(Dialogue("d", (), TURNS, "Be brief."), "talk")
     system, hi, hello, again = (
         Message("system", "Be brief."),
         Message("user", "Hi"),
@@ -98,7 +98,7 @@ def test_a_turn_is_one_exchange_after_the_system_text_and_what_was_said() -> Non
         Message("user", "Again?"),
     )
     assert (first.messages, second.messages) == ((system, hi), (system, hi, hello, again))
-    assert (first.reply, second.reply) == ((Span("Hello.", 0.5),), (Span("Yes.", 0.5),))
+    assert (first.reply, second.reply) == ((Span("Hello.", "answer"),), (Span("Yes.", "answer"),))
     assert [(one.dialogue, one.turn, one.step, one.source) for one in (first, second)] == [
         ("d", 0, 0, "talk"),
         ("d", 1, 0, "talk"),
@@ -110,7 +110,7 @@ def test_without_an_instruction_there_is_no_system_message(instruction: str | Ro
     dialogue = Dialogue("d", (), TURNS[:1], instruction)
     (only,) = messages.exchanges(dialogue, "talk")
     assert only.messages == (Message("user", "Hi"),)
-    assert only.reply == (Span("Hello.", 1.0),)
+    assert only.reply == (Span("Hello.", "answer"),)
     assert messages.render(dialogue)["messages"] == [USER, HELLO]
 
 

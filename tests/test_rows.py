@@ -13,8 +13,8 @@ import pytest
 from fabrictune import dialogue as dialogues
 from fabrictune import mixture, models, protocol
 from fabrictune.config import Format, Source
-from fabrictune.dialogue import Call, Dialogue, Exchange, Step, Tool, Turn, Weights
-from fabrictune.encoding import encode
+from fabrictune.dialogue import Call, Dialogue, Exchange, Step, Tool, Turn
+from fabrictune.encoding import encode, reply_end
 from fabrictune.formats import ms_agent, openai
 from fabrictune.rows import READERS, WRITERS, Converted, Converter, Recipe, Reject, Row, convert
 from fabrictune.sources import synthetic
@@ -27,7 +27,6 @@ RECIPE = Recipe(
     language=None,
     raw_share=0.0,
     other_break=0.0,
-    weights=Weights(),
     tokenizer=None,
     max_length=2048,
     long="keep",
@@ -190,18 +189,19 @@ def test_a_language_may_be_forced(language: str, words: str) -> None:
     assert "You have" in free[0] and "你拥有" in free[1]
 
 
-def test_weights_come_to_their_spans() -> None:
-    call, answer = written(rows_of(LIT)[0], weights=Weights(tool=3, arguments=2, answer=0.5))
-    assert {span.weight: span.text for span in call.reply if span.weight != 1} == {3: " lamp", 2: ' {"room": "hall"}\n'}
-    assert [(span.text, span.weight) for span in answer.reply] == [(" It is on.", 0.5)]
+def test_the_pieces_of_a_reply_say_what_they_are() -> None:
+    call, answer = written(rows_of(LIT)[0])
+    named = {span.part: span.text for span in call.reply if span.part != "said"}
+    assert named == {"tool": " lamp", "arguments": ' {"room": "hall"}\n'}
+    assert [(span.text, span.part) for span in answer.reply] == [(" It is on.", "answer")]
 
 
 def test_plain_rows_are_written_as_a_chat_client_sends_them() -> None:
     text = json.dumps({"instruction": "Add 1 and 2.", "input": "", "output": "3"})
-    recipe = replace(RECIPE, source="alpaca", plain=True, raw_share=1.0, weights=Weights(answer=0.5))
+    recipe = replace(RECIPE, source="alpaca", plain=True, raw_share=1.0)
     (exchange,) = piece(kept(recipe, row(text)))[2]
     assert [(message.role, message.content) for message in exchange.messages] == [("user", "Add 1 and 2.")]
-    assert [(span.text, span.weight) for span in exchange.reply] == [("3", 0.5)]
+    assert [(span.text, span.part) for span in exchange.reply] == [("3", "answer")]
     assert "plain messages cannot hold tools" in rejected(replace(RECIPE, plain=True), rows_of(LIT)[0]).reason
 
 
@@ -289,7 +289,7 @@ def in_tokens(folder: Path, **changes) -> Recipe:
 def test_lengths_are_those_of_the_model_s_tokens(tiny_model: Path) -> None:
     tokenizer = models.load_tokenizer(tiny_model)
     facts, _, exchanges = piece(kept(in_tokens(tiny_model), rows_of(LIT)[0]))
-    assert facts["lengths"] == [len(encode(one, tokenizer, models.reply_end(tokenizer))) for one in exchanges]
+    assert facts["lengths"] == [len(encode(one, tokenizer, reply_end(tokenizer))) for one in exchanges]
 
 
 def test_a_split_row_is_one_row_of_several_dialogues(tiny_model: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from fabrictune import protocol
-from fabrictune.dialogue import EVEN, Call, Dialogue, Exchange, Message, Span, Step, Weights
+from fabrictune.dialogue import Call, Dialogue, Exchange, Message, Span, Step
 
 # Where the results of a turn's calls come back: at the end of the user's message (openai-type models), or behind the
 # call in the open assistant's message (raw prompts to DashScope's models).
@@ -28,7 +28,6 @@ _ACTION_INPUT, _OBSERVATION = Span("\nAction Input:"), Span("Observation:")
 def render(
     dialogue: Dialogue,
     source: str,
-    weights: Weights = EVEN,
     *,
     dialect: protocol.Dialect = protocol.APRIL,
     language: str | None = None,
@@ -62,7 +61,7 @@ def render(
             request = [request[0], *(Message(one.role, protocol.raw_content(one.content)) for one in request[1:])]
         trace = transcript = ""
         for position, step in enumerate((*turn.steps, *turn.pending[:1])):
-            reply = _call_reply(step, weights, continues=position > 0)
+            reply = _call_reply(step, continues=position > 0)
             written = _written(reply)
             _check_call(dialogue.id, number, written, step.call)
             yield Exchange(dialogue.id, number, position, source, _messages(request, trace, shape), reply)
@@ -73,7 +72,7 @@ def render(
         answer = f" {turn.answer}" if turn.steps else turn.answer
         _check_answer(dialogue.id, number, answer)
         messages = _messages(request, trace, shape)
-        yield Exchange(dialogue.id, number, len(turn.steps), source, messages, (Span(answer, weights.answer),))
+        yield Exchange(dialogue.id, number, len(turn.steps), source, messages, (Span(answer, "answer"),))
         history += [Message("user", turn.query), Message("assistant", transcript + answer)]
 
 
@@ -92,7 +91,7 @@ def _traced(written: str, observation: str, blank_line: bool, shape: Shape) -> s
     return protocol.trace(written if blank_line else written.rstrip(), observation, characters)
 
 
-def _call_reply(step: Step, weights: Weights, continues: bool) -> tuple[Span, ...]:
+def _call_reply(step: Step, continues: bool) -> tuple[Span, ...]:
     """The spans of a reply that calls; after `Answer:` a lead-in starts with a blank, as answers do.
 
     A span ends before the blank that follows a colon, since tokenizers join a blank to the word behind it.
@@ -101,9 +100,9 @@ def _call_reply(step: Step, weights: Weights, continues: bool) -> tuple[Span, ..
     name, _, arguments = protocol.call_text(step.call).partition("\n")
     spans = (
         Span(f"{lead}Action:"),
-        Span(name.removeprefix("Action:"), weights.tool),
+        Span(name.removeprefix("Action:"), "tool"),
         _ACTION_INPUT,
-        Span(arguments.removeprefix("Action Input:"), weights.arguments),
+        Span(arguments.removeprefix("Action Input:"), "arguments"),
         _OBSERVATION,
     )
     return tuple(span for span in spans if span.text)

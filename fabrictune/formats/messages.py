@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import dropwhile
 from typing import Any
 
-from fabrictune.dialogue import EVEN, Dialogue, Exchange, Json, Message, Span, Turn, Weights
+from fabrictune.dialogue import Dialogue, Exchange, Json, Message, Span, Turn
 from fabrictune.formats import system_text, values, walk
 
 _SYSTEM = ("system", "developer")
@@ -84,7 +84,7 @@ def render(dialogue: Dialogue) -> dict[str, Json]:
     return envelope(dialogue, [message for turn in dialogue.turns for message in _pair(turn)])
 
 
-def exchanges(dialogue: Dialogue, source: str, weights: Weights = EVEN) -> Iterator[Exchange]:
+def exchanges(dialogue: Dialogue, source: str) -> Iterator[Exchange]:
     """One exchange for each turn, as a chat client sends it. Raises ValueError for what plain messages cannot hold."""
     way_out = f"data.mix.{source}.plain=false"
     _check_plain(dialogue, way_out)
@@ -97,7 +97,7 @@ def exchanges(dialogue: Dialogue, source: str, weights: Weights = EVEN) -> Itera
                 f"give {way_out}"
             )
         past.append(Message("user", turn.query))
-        yield Exchange(dialogue.id, number, 0, source, tuple(past), (Span(turn.answer, weights.answer),))
+        yield Exchange(dialogue.id, number, 0, source, tuple(past), (Span(turn.answer, "answer"),))
         past.append(Message("assistant", turn.answer))
 
 
