@@ -1,4 +1,4 @@
-"""Where a model's files lie: a folder, a hub's cache, or our own cache for one that a package carries.
+"""Where a model's files lie: a folder, a hub's cache, or our own cache for one that has to be made a folder of first.
 
 Imports no torch, so that convert.py can ask for a tokenizer in a second.
 """
@@ -9,24 +9,44 @@ import importlib.util
 import os
 from pathlib import Path
 
+from fabrictune import qwen
+
 WEIGHTS = ("*.safetensors",)
-TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 
 
 def place(source: str, id: str, file: str | None, dtype: str, patterns: tuple[str, ...] = WEIGHTS + TEXTS) -> Path:
-    """The folder with the model in transformers' own layout; a package's is not there before it is unpacked.
+    """The folder with the model in transformers' own layout.
 
-    A hub's model is fetched, as far as `patterns` name its files. Raises FileNotFoundError if the folder or package is
-    not there or the weights asked for are not, ConnectionError if the hub does not give the model.
+    A package's is not there before it is unpacked, and one of Qwen 1's not before it is converted; of that, the
+    tokenizer is converted here if `patterns` name no weights. Raises as `original` does, FileNotFoundError if the
+    package is not there, and ValueError if a model of Qwen 1's cannot be read.
     """
-    if source == "folder":
-        folder = Path(id).expanduser()
-        if not (folder / "config.json").exists():
-            raise FileNotFoundError(f"model.id={id}: no model folder (config.json is missing)")
+    if source == "package":
+        return _cache(f"{id}-{packed_weights(id, file).stem}-{dtype}")
+    folder = original(source, id, patterns)
+    if not qwen.is_qwen1(folder):
         return folder
+    if set(WEIGHTS) <= set(patterns):
+        return _converted(folder, id, dtype)
+    target = _converted(folder, id, None)
+    if not target.exists():
+        qwen.convert_tokenizer(folder, target)
+    return target
+
+
+def original(source: str, id: str, patterns: tuple[str, ...] = WEIGHTS + TEXTS) -> Path:
+    """The folder with the model as it was published.
+
+    A hub's model is fetched, as far as `patterns` name its files. Raises FileNotFoundError if the folder is not there
+    or the weights asked for are not, ConnectionError if the hub does not give the model.
+    """
     if source == "hub":
         return _from_hub(id, patterns)
-    return _cache(f"{id}-{packed_weights(id, file).stem}-{dtype}")
+    folder = Path(id).expanduser()
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"model.id={id}: no model folder (config.json is missing)")
+    return folder
 
 
 def packed_weights(package: str, file: str | None) -> Path:
@@ -43,9 +63,19 @@ def packed_weights(package: str, file: str | None) -> Path:
     return weights
 
 
+def _converted(folder: Path, id: str, dtype: str | None) -> Path:
+    """Where our cache has a model of Qwen 1's; another revision of it has another place. Without a dtype, its texts."""
+    name = Path(id).expanduser().resolve().name  # of a hub's id, what comes after the owner
+    return _cache(f"{name}-{qwen.stamp(folder, weights=dtype is not None)}-{dtype or 'tokenizer'}")
+
+
+def cache(kind: str) -> Path:
+    """Where we keep what takes long to make, by kind: models, tokens. FABRICTUNE_CACHE moves it."""
+    return Path(os.environ.get("FABRICTUNE_CACHE", "~/.cache/fabrictune")).expanduser() / kind
+
+
 def _cache(name: str) -> Path:
-    root = os.environ.get("FABRICTUNE_CACHE", "~/.cache/fabrictune")
-    return Path(root).expanduser() / "models" / name
+    return cache("models") / name
 
 
 def _from_hub(id: str, patterns: tuple[str, ...]) -> Path:

