@@ -28,9 +28,11 @@ GRACE = 15.0  # seconds between asking a program to end and ending it
 
 @contextmanager
 def program(
-    words: Sequence[str], environment: Mapping[str, str], output: IO[str] | None = None
+    words: Sequence[str], environment: Mapping[str, str], output: IO[str] | None = None, grace: float | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The command, running in a process group of its own while the block runs; all of the group is ended with it.
+
+    `grace` is the seconds between asking it to end and ending it (GRACE if not given).
 
     SIGTERM unwinds the stack inside the block as Ctrl-C does; by default it would leave the group behind.
     """
@@ -41,7 +43,7 @@ def program(
         try:
             yield process
         finally:
-            _end(process)
+            _end(process, GRACE if grace is None else grace)
 
 
 def cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -112,11 +114,40 @@ def free_port() -> int:
         return port
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that no other program is given while the block runs, for a server that sets SO_REUSEADDR, as torch's does.
+
+    Between `free_port` and the start of a server that takes seconds to load, somebody else may be given the same.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))  # bound, never listening
+        port: int = holder.getsockname()[1]
+        yield port
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process runs; one that has ended but that nobody has waited for does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def signal_that_ended(pid: int) -> int:
+    """The signal that ended another program's child for which that one has not waited yet; 0 if it is not known."""
+    with suppress(OSError, IndexError):  # on Linux only, and soon gone
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return int(fields[48]) & 127 if state == "Z" else 0  # proc(5): exit_code, its 52nd field
+    return 0
+
+
+def _end(process: subprocess.Popen[bytes], grace: float) -> None:
     """Ends the whole process group, asked first; a second Ctrl-C while waiting does not leave it behind."""
     try:
         _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + grace
         while _lives(process.pid) and time.monotonic() < deadline:
             process.poll()
             time.sleep(0.05)

@@ -263,3 +263,33 @@ def test_a_share_is_rounded_up_and_never_more_than_the_cpus_we_may_use(tmp_path:
     for given, expected in [(ours * 1000 + 1, ours), (ours * 1000 - 1, ours), (ours * 1000 - 999, ours), (1, 1)]:
         (tmp_path / "cpu.max").write_text(f"{given} 1000\n", encoding="ascii")
         assert processes.cpus(tmp_path / "cpu.max") == expected
+
+
+def test_a_held_port_is_given_to_nobody_else_but_a_server_may_listen_on_it() -> None:
+    with processes.held_port() as port, socket.socket() as stranger, socket.socket() as server:
+        with pytest.raises(OSError, match="in use"):
+            stranger.bind(("", port))
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("", port))
+        server.listen()
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def test_a_program_has_the_grace_that_it_is_given(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    with processes.program(shell_with_a_child(note, "trap '' TERM;"), os.environ, grace=0.2) as shell:
+        child_of(note)
+        began = time.monotonic()
+    assert 0.2 <= time.monotonic() - began < processes.GRACE
+    assert shell.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_the_signal_that_ended_anothers_child_is_known_until_that_one_waits() -> None:
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    assert processes.is_running(sleeper.pid) and processes.signal_that_ended(sleeper.pid) == 0
+    os.kill(sleeper.pid, signal.SIGABRT)
+    assert eventually(lambda: not processes.is_running(sleeper.pid))
+    assert processes.signal_that_ended(sleeper.pid) == signal.SIGABRT
+    sleeper.wait()
+    assert not processes.is_running(sleeper.pid) and processes.signal_that_ended(sleeper.pid) == 0
