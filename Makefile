@@ -16,7 +16,7 @@ ARGS ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo convert train merge serve evaluate test unit e2e lint format lock clean
+.PHONY: help install demo convert train merge serve evaluate test unit e2e gpu lint format lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ unit: install  ## the tests that need no server
 e2e: install  ## the tests with real vLLM
 	@$(PY) -m pytest -q -m e2e
 
+gpu: install  ## the tests that need a CUDA device
+	@$(PY) -m pytest -q -m gpu
+
 lint: install  ## format, style, types and import floors
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
 
@@ -60,7 +63,7 @@ format: install  ## rewrite the code in the house format
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
 COMPILE = ../$(VENV)/bin/uv pip compile ../pyproject.toml -p 3.11 -q --upgrade --no-header --no-annotate \
-	--python-platform x86_64-unknown-linux-gnu --extra demo --extra dev
+	--python-platform x86_64-unknown-linux-gnu --extra demo --extra sweep --extra dev
 
 # Only the CPU lock may look where torch's CPU build lies: from that build's needs the CUDA libraries are missing.
 lock: install  ## renew both lock files

@@ -8,13 +8,13 @@ from fabrictune.log import errors_in_one_sentence
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(composed: DictConfig) -> None:
+def main(composed: DictConfig) -> float | None:
     config = typed(composed)
-    with errors_in_one_sentence():
+    with errors_in_one_sentence(config.variant):
         # After typed(): it imports heavy libraries, and a typo should be answered at once.
         from fabrictune.training import train
 
-        train(config)
+        return train(config)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import enum
 import math
+import os
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+MAIN = "main"  # the variant of a run that is no point of a sweep
 
 
 class ModelSource(enum.Enum):
@@ -79,6 +88,42 @@ class LauncherKind(enum.Enum):
     deepspeed = "deepspeed"
 
 
+class Offload(enum.Enum):
+    """What DeepSpeed keeps in the machine's memory instead of the GPU's."""
+
+    none = "none"
+    optimizer = "optimizer"
+    parameters = "parameters"  # and the optimizer
+
+
+class Packing(enum.Enum):
+    """How the exchanges of a batch become rows."""
+
+    tree = "tree"  # prefix trees: what exchanges share is computed once
+    flat = "flat"  # one after the other, nothing shared
+    none = "none"  # an exchange a row
+
+
+class Attention(enum.Enum):
+    auto = "auto"  # tree on a CPU, flex on a GPU
+    tree = "tree"
+    flex = "flex"
+    sdpa = "sdpa"
+    flash = "flash"
+
+
+class Optimizer(enum.Enum):
+    auto = "auto"  # AdamW, fused where torch has it
+    adamw = "adamw"
+    adamw_fused = "adamw_fused"
+    adamw_8bit = "adamw_8bit"
+
+
+class Quantization(enum.Enum):
+    none = "none"
+    nf4 = "nf4"  # QLoRA: the base in 4 bits while the adapter is trained
+
+
 class Suite(enum.Enum):
     agentfabric = "agentfabric"
 
@@ -98,6 +143,8 @@ class Model:
     id: str = MISSING
     file: str | None = None
     dtype: Dtype = Dtype.bfloat16
+    # What its config.json says, for a dry run where the hub cannot be reached.
+    architecture: dict[str, Any] | None = None
 
     def plain(self) -> dict[str, str | None]:
         """The section as plain values, for the floors below and for run.json."""
@@ -163,21 +210,11 @@ class Shapes:
 
 
 @dataclass
-class SpanWeights:
-    """Weights in the loss: of the name of the tool called, of its arguments, of an answer; a reply's end has 1."""
-
-    tool: float = MISSING
-    arguments: float = MISSING
-    answer: float = MISSING
-
-
-@dataclass
 class Data:
     format: Format = MISSING
     language: Language = MISSING
     shapes: Shapes = MISSING
     other_break: float = MISSING
-    weights: SpanWeights = MISSING
     mix: dict[str, MixEntry] = MISSING
     test_ratio: float = MISSING
     heldout_families: list[str] = MISSING
@@ -194,6 +231,16 @@ class Lora:
     rank: int = MISSING
     alpha: float = MISSING
     dropout: float = MISSING
+    targets: list[str] = MISSING
+
+
+@dataclass
+class LossWeights:
+    """Weights in the loss of a reply's parts; words around a call and the end of a reply have 1, a request has 0."""
+
+    tool: float = MISSING
+    arguments: float = MISSING
+    answer: float = MISSING
 
 
 @dataclass
@@ -205,19 +252,31 @@ class Train:
     warmup_ratio: float = MISSING
     weight_decay: float = MISSING
     max_grad_norm: float = MISSING
+    batch_size: int = MISSING
+    together: int = MISSING
     row_tokens: int = MISSING
-    rows_per_step: int = MISSING
+    packing: Packing = MISSING
+    loss_weights: LossWeights = MISSING
+    attention: Attention = MISSING
+    optimizer: Optimizer = MISSING
+    quantization: Quantization = MISSING
+    liger: bool = MISSING
     gradient_checkpointing: bool = MISSING
     logging_steps: int = MISSING
     eval_steps: int = MISSING
     eval_dialogues: int | None = MISSING
+    best_by: str = MISSING
+    samples: int = MISSING
+    sample_tokens: int = MISSING
 
 
 @dataclass
 class Launcher:
     kind: LauncherKind = MISSING
-    ranks: int = MISSING
-    zero: int = 2  # DeepSpeed's ZeRO stage
+    gpus: int | None = None
+    zero: int = 2
+    offload: Offload = Offload.none
+    hostfile: str | None = None
 
 
 @dataclass
@@ -249,6 +308,9 @@ class Serve:
 class Wandb:
     mode: WandbMode = MISSING
     project: str = MISSING
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+    artifact: bool = MISSING
 
 
 @dataclass
@@ -259,6 +321,7 @@ class Config:
     outputs: str = MISSING
     overwrite: bool = MISSING
     resume: bool = MISSING
+    dry_run: bool = MISSING
     model: Model = MISSING
     data: Data = MISSING
     lora: Lora = MISSING
@@ -272,6 +335,12 @@ class Config:
     def run_folder(self) -> Path:
         """The folder that the steps of this run share, one folder a step."""
         return Path(self.outputs) / self.name / self.variant
+
+    @property
+    def convert_folder(self) -> Path:
+        """The converted data: this variant's own, else those of variant `main`, which the points of a sweep share."""
+        own, shared = self.run_folder / "convert", Path(self.outputs) / self.name / MAIN / "convert"
+        return own if own.exists() or not shared.exists() else shared
 
 
 def typed(composed: DictConfig) -> Config:
@@ -289,31 +358,60 @@ def typed(composed: DictConfig) -> Config:
     if missing:
         raise SystemExit(f"config: no value for {', '.join(missing)}; give it on the command line as {missing[0]}=...")
     assert isinstance(config, Config)
+    _name_point(config)
     _check(config)
     return config
+
+
+def _name_point(config: Config) -> None:
+    """Names the variant after what a multirun sweeps, unless it is named: its points must not share a folder."""
+    if not _is_point() or config.variant != MAIN:
+        return
+    hydra = HydraConfig.get()
+    parser = OverridesParser.create()
+    swept = set(hydra.sweeper.get("params") or {})
+    swept |= {word.get_key_element() for word in parser.parse_overrides(_typed_words()) if word.is_sweep_override()}
+    own = [word for word in parser.parse_overrides(list(hydra.overrides.task)) if word.get_key_element() in swept]
+    # Only what needs no quotes where it is typed again, as `variant=...`.
+    named = "+".join(re.sub(r"[^\w.-]", "_", (word.input_line or "").lstrip("+").replace("=", "-")) for word in own)
+    config.variant = named or MAIN
+
+
+def _is_point() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def _typed_words() -> list[str]:
+    """The overrides that started the multirun, with all values that they sweep."""
+    if "SUBMITIT_FOLDER" not in os.environ:
+        return [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    # A job of submitit's has a command line of its own; what was typed is in the launcher that it was sent.
+    from submitit import JobEnvironment
+    from submitit.core.utils import DelayedSubmission
+
+    launcher: Any = DelayedSubmission.load(JobEnvironment().paths.submitted_pickle).function
+    return list(launcher.config.hydra.overrides.task)
 
 
 def _check(config: Config) -> None:
     """Ends the run in one sentence where a value has the right type but cannot be meant."""
     positive = {
         "lora.rank": config.lora.rank,
+        "train.batch_size": config.train.batch_size,
+        "train.together": config.train.together,
         "train.row_tokens": config.train.row_tokens,
-        "train.rows_per_step": config.train.rows_per_step,
         "train.logging_steps": config.train.logging_steps,
         "train.eval_steps": config.train.eval_steps,
         "data.max_length": config.data.max_length,
         "eval.concurrency": config.eval.concurrency,
         "eval.max_new_tokens": config.eval.max_new_tokens,
-        "launcher.ranks": config.launcher.ranks,
+        "launcher.gpus": 1 if config.launcher.gpus is None else config.launcher.gpus,
+        "train.sample_tokens": config.train.sample_tokens,
     }
     problems = [f"{key} is {value}, but must be at least 1" for key, value in positive.items() if value < 1]
     if not 1 <= config.serve.port <= 65535:
         problems.append(f"serve.port is {config.serve.port}, but must be between 1 and 65535")
-    ranks, rows = config.launcher.ranks, config.train.rows_per_step
-    if ranks > 1 and config.launcher.kind is LauncherKind.single:
-        problems.append(f"launcher.ranks is {ranks} with launcher=single; choose launcher=torchrun or deepspeed")
-    if ranks >= 1 and rows % ranks:
-        problems.append(f"train.rows_per_step is {rows}, which {ranks} ranks (launcher.ranks) cannot share evenly")
+    problems += _launcher_problems(config.launcher) + _train_problems(config.train)
     unknown = sorted(set(config.eval.models) - {"base", "tuned"})
     if unknown:
         problems.append(f"eval.models holds {unknown}; choose from base, tuned")
@@ -326,12 +424,51 @@ def _check(config: Config) -> None:
         raise SystemExit("config: " + "; ".join(problems))
 
 
+def _launcher_problems(launcher: Launcher) -> list[str]:
+    problems = []
+    if launcher.kind is LauncherKind.single and (launcher.gpus or 1) > 1:
+        problems.append(f"launcher.gpus is {launcher.gpus} with launcher=single; choose launcher=torchrun or deepspeed")
+    if launcher.kind is not LauncherKind.deepspeed:
+        for key, value, plain in (("offload", launcher.offload, Offload.none), ("hostfile", launcher.hostfile, None)):
+            if value is not plain:
+                problems.append(
+                    f"launcher.{key} is given with launcher={launcher.kind.value}; choose launcher=deepspeed"
+                )
+    if launcher.zero not in (0, 1, 2, 3):
+        problems.append(f"launcher.zero is {launcher.zero}, but must be 0, 1, 2 or 3")
+    return problems
+
+
+def _train_problems(train: Train) -> list[str]:
+    weights = vars(train.loss_weights).items()
+    problems = [
+        f"train.loss_weights.{key} is {weight}, but must be at least 0 and finite"
+        for key, weight in weights
+        if key != "answer" and not 0 <= weight < math.inf
+    ]
+    if not 0 < train.loss_weights.answer < math.inf:  # a model that never learns to answer does not end its turns
+        problems.append(f"train.loss_weights.answer is {train.loss_weights.answer}, but must be above 0 and finite")
+    if not train.epochs > 0:
+        problems.append(f"train.epochs is {train.epochs}, but must be above 0")
+    if not 0 <= train.warmup_ratio < 1:
+        problems.append(f"train.warmup_ratio is {train.warmup_ratio}, but must be at least 0 and below 1")
+    if train.attention is Attention.flash and train.packing is Packing.tree:
+        problems.append("train.attention is flash, which cannot share prefixes; give train.packing=flat as well")
+    if not train.best_by.startswith(("eval_loss", "eval_token_acc", "eval_sentence_acc")):
+        problems.append(
+            f"train.best_by is {train.best_by}; choose eval_loss, eval_token_acc or eval_sentence_acc, "
+            "or one of a source as eval_loss/SOURCE"
+        )
+    if train.samples < 0:
+        problems.append(f"train.samples is {train.samples}, but must be at least 0")
+    return problems
+
+
 def _data_problems(data: Data) -> list[str]:
     problems = []
-    for section in ("weights", "shapes"):
-        for key, weight in vars(getattr(data, section)).items():
-            if not 0 <= weight < math.inf:
-                problems.append(f"data.{section}.{key} is {weight}, but must be at least 0 and finite")
+    for key, weight in vars(data.shapes).items():
+        if not 0 <= weight < math.inf:
+            problems.append(f"data.shapes.{key} is {weight}, but must be at least 0 and finite")
     if not data.shapes.chat + data.shapes.raw > 0:
         problems.append("data.shapes gives every shape the weight 0")
     if not 0 <= data.other_break <= 1:

