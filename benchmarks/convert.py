@@ -10,32 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
-import resource
 import shlex
 import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import psutil
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fabrictune import processes, record
+from benchmarks import measure
+from benchmarks.measure import MIB, Used, say
 from fabrictune.dialogue import Dialogue, Step, Turn
 from fabrictune.formats import ms_agent
 from fabrictune.record import ROOT
@@ -43,8 +33,6 @@ from fabrictune.sources import synthetic
 
 SIZES = (3_000, 30_000, 300_000)
 MANY = 100_000  # rows from which one run is enough
-LOAD = 1.0  # of the machine before we begin; above it the seconds are doubtful
-MIB = 1 << 20
 COLUMNS = (
     *("rows", "side", "runs", "seconds, median", "least", "processor seconds", "rows/s", "peak MiB", "written MiB"),
     *("rows/s ÷ plain", "peak ÷ plain"),
@@ -52,12 +40,9 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Run:
-    """One conversion: its seconds, processor seconds of all its processes, their memory at most, bytes written."""
+class Run(Used):
+    """One conversion: what it took, and the bytes it has written."""
 
-    seconds: float
-    cpu_seconds: float
-    memory: int
     written: int
 
 
@@ -183,49 +168,15 @@ def run(side: Side, source: Path, rows: int, folder: Path, overrides: Sequence[s
     """
     folder.mkdir()
     words = [sys.executable, *side.words(source, folder), *overrides]
-    os.sync()  # so that nobody waits for what another has left to be written
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with (folder / "log").open("w+", encoding="utf-8") as log, ThreadPoolExecutor(1) as watching:
-        start = time.monotonic()
-        with processes.program(words, os.environ, log) as process:
-            memory = watching.submit(peak_memory, process.pid)
-            code = process.wait()
-            seconds = time.monotonic() - start
-        log.seek(0)
-        if code:
-            raise RuntimeError(f"{shlex.join(words)} failed with code {code}:\n{log.read()[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = measure.timed(words, folder / "log")
     if (kept := side.kept(folder)) != rows:
         raise RuntimeError(f"{shlex.join(words)} converted {kept} rows of {rows}")
     written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "log")
     shutil.rmtree(folder)
-    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(seconds, cpu_seconds, memory.result(), written)
+    return Run(**vars(used), written=written)
 
 
-def peak_memory(pid: int) -> int:
-    """Bytes of memory that a process and all below it hold at most, together, until it ends.
-
-    The sum of their proportional set sizes (PSS) counts a page that several share once. It is sampled all the time: 50
-    times a second at first, later 5 times, which costs 1 to 2 % of a core.
-    """
-    highest, start = 0, time.monotonic()
-    with suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        while root.is_running():
-            highest = max(highest, sum(map(_memory, [root, *root.children(recursive=True)])))
-            time.sleep(min(0.2, max(0.02, (time.monotonic() - start) / 20)))
-    return highest
-
-
-def _memory(process: psutil.Process) -> int:
-    with suppress(psutil.NoSuchProcess):
-        held: int = process.memory_full_info().pss
-        return held
-    return 0
-
-
-def measure(
+def take_turns(
     paths: dict[int, Path], sides: Sequence[str], repeats: int | None, scratch: Path, overrides: Sequence[str]
 ) -> Iterator[Measured]:
     """All sides on each size in turn, so that a slow minute of the machine hits none of them alone."""
@@ -237,22 +188,19 @@ def measure(
                 extra = () if name == "plain" else overrides
                 one = run(SIDES[name], source, rows, scratch / "out", extra)
                 runs[name].append(one)
-                _say(
+                say(
                     f"{rows:,} rows, {SIDES[name].label}, run {number + 1} of {count}: {one.seconds:.2f} s "
                     f"({one.cpu_seconds:.2f} s of processors), {one.memory / MIB:,.0f} MiB"
                 )
         yield from (Measured(rows, name, tuple(own)) for name, own in runs.items())
 
 
-def table(measured: Sequence[Measured]) -> str:
-    """In Markdown, a line for each side and size; ratios are to the plain loop, where it was run."""
-    shown = Table(box=box.MARKDOWN)
-    for heading in COLUMNS:
-        shown.add_column(heading, justify="left" if heading == "side" else "right")
+def lines(measured: Sequence[Measured]) -> Iterator[tuple[str, ...]]:
+    """The table's lines, one for each side and size; ratios are to the plain loop, where it was run."""
     plain = {one.rows: one for one in measured if one.side == "plain"}
     for one in measured:
         peer = plain.get(one.rows)
-        shown.add_row(
+        yield (
             f"{one.rows:,}",
             SIDES[one.side].label,
             str(len(one.runs)),
@@ -265,25 +213,6 @@ def table(measured: Sequence[Measured]) -> str:
             f"{one.rate / peer.rate:.2f}" if peer else "",
             f"{one.memory / peer.memory:.2f}" if peer else "",
         )
-    console = Console(width=200, color_system=None)
-    with console.capture() as captured:
-        console.print(shown)
-    return "\n".join(line.rstrip() for line in captured.get().strip().splitlines())
-
-
-def machine() -> str:
-    """What the numbers depend on beside the code: processor, cores, memory, load."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown CPU")
-    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / (1 << 30)
-    return (
-        f"{model}, {cores} cores, {memory:.0f} GiB of memory, Python {platform.python_version()}, commit "
-        f"{record.commit()}; load before: {os.getloadavg()[0]:.2f}."
-    )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
@@ -301,20 +230,15 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     options = _options(words)
-    facts = machine()
-    _say(facts)
-    if os.getloadavg()[0] > LOAD:
-        _say(f"warning: others use this machine (load above {LOAD:g}); the seconds will be too many")
+    facts = measure.machine()
+    say(facts)
+    measure.warn_of_load()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         paths, told = write_inputs(Path(scratch), options.sizes, options.unique, options.seed)
-        _say(told)
-        measured = list(measure(paths, options.only, options.repeats, Path(scratch), options.set))
-    command = shlex.join(["python", "benchmarks/convert.py", *(sys.argv[1:] if words is None else words)])
-    text = f"`{command}`\n\n{facts} {told}\n\n{table(measured)}"
-    print(text)
-    if options.markdown:
-        with record.replacing(options.markdown) as file:
-            file.write(f"{text}\n")
+        say(told)
+        measured = list(take_turns(paths, options.only, options.repeats, Path(scratch), options.set))
+    parts = (f"{facts} {told}", measure.table(COLUMNS, lines(measured)))
+    measure.report("benchmarks/convert.py", sys.argv[1:] if words is None else words, parts, options.markdown)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark of the conversion: it runs, counts every row on both sides, and measures what it says it measures."""
+"""The benchmarks: the conversion's counts every row on both sides, the training's counts work and losses rightly."""
 
 import json
 import re
@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import integers, lists
 
-from benchmarks import convert, convert_plain
+from benchmarks import convert, convert_plain, measure, nll, train, train_plain, work
 from fabrictune.formats import ms_agent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,9 +65,9 @@ def test_memory_shared_by_two_processes_counts_once() -> None:
     code = "import os, time; held = b'x' * (64 << 20); child = os.fork(); time.sleep(0.5); child and os.wait()"
     process = subprocess.Popen([sys.executable, "-c", code])
     with ThreadPoolExecutor(1) as watching:
-        highest = watching.submit(convert.peak_memory, process.pid)
+        highest = watching.submit(measure.peak_memory, process.pid)
         process.wait()
-    assert 64 < highest.result(timeout=10) / convert.MIB < 100
+    assert 64 < highest.result(timeout=10) / measure.MIB < 100
 
 
 def test_the_plain_loop_keeps_one_parameter_and_leaves_out_a_tool_that_it_cannot_match() -> None:
@@ -76,3 +78,130 @@ def test_the_plain_loop_keeps_one_parameter_and_leaves_out_a_tool_that_it_cannot
     shown = convert_plain.rewrite(system)
     assert '\nsky: sky API。Forecasts输入参数: {"type": "object", "properties": {"city": {' in shown
     assert "When" not in shown and "fire" not in shown and '必须是["sky"]之一' in shown
+
+
+def test_the_work_of_training_is_what_torch_counts_where_only_inputs_have_gradients(tiny_model) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager").requires_grad_(False)
+    inputs = model.get_input_embeddings()(torch.arange(24)[None]).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        model(inputs_embeds=inputs).logits.sum().backward()
+    needed = work.Work(tokens=24, pairs=24 * 24)  # eager attention computes the masked pairs too
+    assert counter.get_total_flops() == work.flops(work.Shape.of(tiny_model), needed, supervised=24)
+
+
+@given(lists(lists(lists(integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5), max_size=4))
+def test_shared_work_is_one_token_for_each_distinct_prefix_of_a_group(groups) -> None:
+    prefixes = [{tuple(one[: i + 1]) for one in group for i in range(len(one))} for group in groups]
+    expected = work.Work(sum(map(len, prefixes)), sum(len(prefix) for group in prefixes for prefix in group))
+    assert work.shared(groups) == expected
+    single = [one for group in groups for one in group]
+    assert work.apart(single) == work.shared([one] for one in single)
+
+
+def test_micro_batches_make_the_steps_asked_for_or_are_refused() -> None:
+    size, count = train.micro_batch(153, 6)
+    assert -(-153 // (size * count)) == 6
+    size, count = train.micro_batch(153, 6, ranks=2)
+    assert -(-153 // (2 * size * count)) == 6
+    with pytest.raises(ValueError, match="10 rows cannot be divided into 7 steps"):
+        train.micro_batch(10, 7)
+
+
+def test_packing_puts_each_sequence_where_it_leaves_least() -> None:
+    assert work.packed_rows([6, 5, 4, 3, 2], 10) == 2  # 6 and 4, 5 and 3 and 2
+    assert work.packed_rows([10, 9, 9], 10) == 3
+    assert work.packed_rows([], 10) == 0
+
+
+def measured(name: str, seconds: float, tokens: int, loss: float) -> train.Measured:
+    trained = train.Trained(seconds, 6, tokens, Path("adapter"))
+    return train.Measured(train.SIDES[name], (train.Run(seconds + 20, 2 * seconds, 3 << 30, trained, loss),))
+
+
+def test_a_line_of_the_training_table_has_rates_ratios_and_shares() -> None:
+    shape = work.Shape(layers=2, hidden=10, intermediate=20, queries=10, keys=5, vocabulary=50)
+    task = train.Task(
+        **{"model": Path(), "outputs": Path(), "dialogues": 10, "batch": 5, "lengths": (30,) * 30, "supervised": 400},
+        **{"apart": work.Work(1000, 9000), "shared": work.Work(500, 7000), "distinct": work.Work(400, 6500)},
+    )
+    failed = train.Measured(train.SIDES["swift_packed"], (), "ValueError: needs flash attention")
+    sides = [measured("ours", 10, 550, 0.5), measured("plain", 40, 1300, 0.51), measured("trl", 30, 1200, 0.52), failed]
+    made = train.lines(sides, task, shape, rate=1e6)
+    ours, plain, trl, absent = [dict(zip(train.COLUMNS, line, strict=True)) for line in made]
+    assert shape.parameters == 2 * (300 + 600)
+    assert [line["dialogues/hour, training"] for line in (ours, plain, trl)] == ["3,600", "900", "1,200"]
+    assert (ours["÷ plain"], ours["÷ best peer"], ours["÷ plain "]) == ("4.00", "3.00", "2.00")
+    assert (ours["dialogues/hour, all of it"], ours["epochs/hour"]) == ("1,200", "360.0")
+    assert (ours["supervised tokens/s"], ours["start-up s"], ours["peak MiB"]) == ("40.0", "20", "3,072")
+    head = 4 * 10 * 50 * 400
+    assert ours["% of matmul rate"] == f"{(4 * 1800 * 550 + 12 * 2 * 10 * 7250 + head) / 10 / 1e6:.1%}"
+    assert plain["% of matmul rate"] == f"{(4 * 1800 * 1300 + 12 * 2 * 10 * 11700 + head) / 40 / 1e6:.1%}"
+    assert plain["useful %"] == f"{(4 * 1800 * 400 + 12 * 2 * 10 * 6500 + head) / 40 / 1e6:.1%}"
+    assert absent["dialogues/hour, training"] == "did not run"
+
+
+def test_the_reason_of_a_failure_is_the_last_exception_of_its_log() -> None:
+    log = "Traceback\n  raise KeyError\nKeyError: 1\nTraceback\n  File x\nValueError: no flash attention here\nrc 1\n"
+    assert train.last_error(log) == "ValueError: no flash attention here"
+    assert train.last_error("killed\n") == "killed"
+
+
+def test_the_training_benchmark_tells_its_options_without_torch() -> None:
+    words = [sys.executable, "-X", "importtime", str(ROOT / "benchmarks" / "train.py"), "--help"]
+    told = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60)
+    assert "--peers" in told.stdout and not re.search(r"\| +torch$", told.stderr, re.MULTILINE)
+
+
+def exchange_lines(path: Path, count: int) -> list[str]:
+    rows = [
+        {
+            "messages": [{"role": "system", "content": "Tools"}, {"role": "user", "content": "Which? " * number}],
+            "reply": [{"text": "Action: "}, {"text": f"find {number}"}],
+        }
+        for number in range(1, count + 1)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_plain_loop_learns_the_replies_and_counts_the_padding(tmp_path, tiny_model) -> None:
+    from transformers import AutoTokenizer
+
+    rows = tmp_path / "rows.jsonl"
+    lines = exchange_lines(rows, 4)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    lengths = [len(train_plain.encoded(line, tokenizer)[0]) for line in lines]
+    trainer = {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "include_num_input_tokens_seen": "all",
+    }
+    settings = {
+        **{"model": str(tiny_model), "data": str(rows), "out": str(tmp_path), "max_length": 2048, "rank": 4},
+        **{"alpha": 8, "seed": 1, "sampling": "random", "trainer": trainer},
+    }
+    trained = train_plain.train(settings)
+    assert trained["steps"] == 2 and trained["tokens"] == 2 * 4 * max(lengths) > 2 * sum(lengths)
+    before = nll.mean_nll(str(tiny_model), "none", rows)
+    after = nll.mean_nll(str(tiny_model), str(tmp_path / "adapter"), rows)
+    assert after["nll"] < before["nll"] - 0.05
+    assert after["tokens"] == before["tokens"] == sum(len("Action: find 1") + 1 for _ in lines)
+
+
+def test_the_loss_of_the_base_is_the_one_that_transformers_computes_from_labels(tmp_path, tiny_model) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lines = exchange_lines(tmp_path / "rows.jsonl", 1)
+    made = train_plain.example(lines[0], AutoTokenizer.from_pretrained(tiny_model), 2048)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    expected = model(**{key: torch.tensor([value]) for key, value in made.items()}).loss.item()
+    assert nll.mean_nll(str(tiny_model), "none", tmp_path / "rows.jsonl")["nll"] == pytest.approx(expected, rel=1e-3)
