@@ -162,7 +162,8 @@ def test_a_model_that_answers_as_trained_gets_full_marks(
     assert all((body["temperature"], body["max_tokens"]) == (0, 192) for body in endpoint.bodies)
     printed = capsys.readouterr().out
     assert "all seen" in printed and "bank (unseen)" in printed and "no call made" in printed
-    assert "hush-4711" not in (run / "evaluate" / "run.json").read_text(encoding="utf-8")
+    record = json.loads((run / "evaluate" / "run.json").read_text(encoding="utf-8"))
+    assert "hush-4711" not in str(record | {"patch": None})  # where this file stands while it is changed
 
 
 def test_a_silent_model_makes_no_call(run: Path, serve: Callable) -> None:
