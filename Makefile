@@ -47,10 +47,10 @@ convert train merge serve evaluate: install  ## one step, with ARGS="..."
 test: install  ## all tests, unit and end to end
 	@$(PY) -m pytest -q
 
-unit: install  ## the tests that need no server
+unit: install  ## the tests without servers and launchers
 	@$(PY) -m pytest -q -m "not e2e and not gpu"
 
-e2e: install  ## the tests with real vLLM
+e2e: install  ## the tests with real vLLM and launchers, and runs that are killed
 	@$(PY) -m pytest -q -m e2e
 
 gpu: install  ## the tests that need a CUDA device

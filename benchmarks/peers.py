@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import say
+from fabrictune import model_files
 
 TORCH = "torch==2.13.0"
 # What pip is asked for; the versions that came of it stand under the table.
@@ -24,8 +25,7 @@ def environment(name: str) -> Path:
 
     Raises subprocess.CalledProcessError where it cannot be installed; uv's own message stands above.
     """
-    root = Path(os.environ.get("FABRICTUNE_CACHE", "~/.cache/fabrictune")).expanduser() / "peers"
-    folder, wanted = root / name, " ".join((TORCH, *PEERS[name]))
+    folder, wanted = model_files.cache("peers") / name, " ".join((TORCH, *PEERS[name]))
     stamp = folder / "installed"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return folder

@@ -62,6 +62,13 @@ def inputs(model: torch.nn.Module, row: Row) -> dict[str, Any]:
         "position_ids": torch.from_numpy(row.positions)[None].to(device),
     }
     kind = inner(model).config._attn_implementation
+    # transformers puts a window into masks of its own only; ours say all that a token sees.
+    window = getattr(inner(model).config.get_text_config(), "sliding_window", None)
+    if window and kind != "flash_attention_2" and row.positions.max(initial=0) >= window:
+        raise ValueError(
+            f"an exchange of {row.positions.max() + 1} tokens is longer than the model's window of {window}; give "
+            f"data.max_length={window} or less"
+        )
     if kind == NAME:
         return made | {"blocks": tree(row)}
     if kind in ("sdpa", "eager"):
@@ -125,7 +132,9 @@ def tree_attention(
     if dropout or softcap is not None or s_aux is not None:
         raise ValueError(f"{type(module).__name__} has attention dropout, soft caps or sinks, which {NAME} has not")
     if sliding_window is not None and blocks.depth > sliding_window:
-        raise ValueError(f"{blocks.depth} tokens are more than the model's window of {sliding_window}; choose sdpa")
+        raise ValueError(
+            f"{blocks.depth} tokens are more than the model's window of {sliding_window}; lower data.max_length"
+        )
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     return _TreeAttention.apply(query[0], key[0], value[0], scale, blocks.blocks)[None], None
 

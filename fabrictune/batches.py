@@ -27,14 +27,12 @@ WINDOW = 256
 class Share:
     """One rank's rows of a step.
 
-    The others are of the whole step, over all ranks: the sum of its loss weights, its loss terms, its dialogues, the
-    tokens of all rows, and the tokens of its exchanges one by one.
+    The others are of the whole step, over all ranks: the sum of its loss weights, the tokens of all rows, and the
+    tokens of its exchanges one by one.
     """
 
     rows: tuple[Row, ...]
     weight: float
-    supervised: int
-    dialogues: int
     tokens: int
     unshared: int
 
@@ -61,13 +59,12 @@ class Estimate:
     """What some steps of the first epoch say of all.
 
     tokens: of all rows of an epoch. rows: of a step on one rank, on average. largest: the tokens of the longest row
-    seen. busiest: the tokens of the rank that has most in its step, as a multiple of the ranks' mean.
+    seen.
     """
 
     tokens: int
     rows: float
     largest: int
-    busiest: float
 
 
 class Batches(Dataset[Share]):
@@ -120,8 +117,6 @@ class Batches(Dataset[Share]):
         return Share(
             rows=tuple(layout.pack(row, self.packing == TREE) if row else PADDING for row in shares[rank]),
             weight=float(sum(sequence.weights[1:].sum(dtype=np.float64) for sequence in sequences)),
-            supervised=sum(int(np.count_nonzero(sequence.weights[1:])) for sequence in sequences),
-            dialogues=len(groups),
             tokens=sum(sum(self._sizes(share)) for share in shares),
             unshared=sum(map(len, sequences)),
         )
@@ -166,7 +161,6 @@ class Batches(Dataset[Share]):
         """What so many steps, evenly over the first epoch, say of all."""
         chosen = sorted(set(np.linspace(0, self.steps_per_epoch - 1, steps).round().astype(int).tolist()))
         tokens = unshared = rows = largest = 0
-        busiest = []
         for step in chosen:
             groups = self.groups(step)
             sizes = [self._sizes(own) for own in layout.share_out(groups, self.row_tokens, self.ranks, self.packing)]
@@ -174,9 +168,8 @@ class Batches(Dataset[Share]):
             tokens += sum(map(sum, sizes))
             rows += len(sizes[0])
             largest = max(largest, *map(max, sizes))
-            busiest.append(max(map(sum, sizes)) * self.ranks / sum(map(sum, sizes)))
         whole = int(self.tokens.lengths[self.numbers].sum())
-        return Estimate(round(tokens / unshared * whole), rows / len(chosen), largest, sum(busiest) / len(busiest))
+        return Estimate(round(tokens / unshared * whole), rows / len(chosen), largest)
 
     def _sizes(self, rows: list[list[Encoded]]) -> list[int]:
         return [layout.size(row, self.packing == TREE) if row else len(PADDING) for row in rows]

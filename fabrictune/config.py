@@ -9,6 +9,7 @@ import enum
 import math
 import os
 import re
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,14 @@ class Optimizer(enum.Enum):
     adamw_8bit = "adamw_8bit"
 
 
+class Schedule(enum.Enum):
+    """Of the learning rate, after the warmup."""
+
+    linear = "linear"
+    cosine = "cosine"
+    constant = "constant_with_warmup"
+
+
 class Quantization(enum.Enum):
     none = "none"
     nf4 = "nf4"  # QLoRA: the base in 4 bits while the adapter is trained
@@ -143,12 +152,19 @@ class Model:
     id: str = MISSING
     file: str | None = None
     dtype: Dtype = Dtype.bfloat16
+    revision: str | None = None  # of a hub's model: branch, tag or commit
     # What its config.json says, for a dry run where the hub cannot be reached.
     architecture: dict[str, Any] | None = None
 
     def plain(self) -> dict[str, str | None]:
         """The section as plain values, for the floors below and for run.json."""
-        return {"source": self.source.value, "id": self.id, "file": self.file, "dtype": self.dtype.value}
+        return {
+            "source": self.source.value,
+            "id": self.id,
+            "file": self.file,
+            "dtype": self.dtype.value,
+            "revision": self.revision,
+        }
 
 
 @dataclass
@@ -248,7 +264,7 @@ class Train:
     epochs: float = MISSING
     max_steps: int = MISSING
     learning_rate: float = MISSING
-    lr_scheduler: str = MISSING
+    lr_scheduler: Schedule = MISSING
     warmup_ratio: float = MISSING
     weight_decay: float = MISSING
     max_grad_norm: float = MISSING
@@ -393,6 +409,16 @@ def _typed_words() -> list[str]:
     return list(launcher.config.hydra.overrides.task)
 
 
+def command(script: str, config: Config) -> str:
+    """What to type to run another script on this very config, of a sweep on this point."""
+    left_out = ("resume=", "overwrite=", "dry_run=", "variant=", "hydra", "+sweep=", "+cluster=")
+    words = [f"name={config.name}"]
+    if HydraConfig.initialized():
+        words = [word for word in HydraConfig.get().overrides.task if not word.startswith(left_out)]
+    named = [f"variant={config.variant}"] if config.variant != MAIN else []
+    return shlex.join(["python", script, *words, *named])
+
+
 def _check(config: Config) -> None:
     """Ends the run in one sentence where a value has the right type but cannot be meant."""
     positive = {
@@ -415,6 +441,10 @@ def _check(config: Config) -> None:
     unknown = sorted(set(config.eval.models) - {"base", "tuned"})
     if unknown:
         problems.append(f"eval.models holds {unknown}; choose from base, tuned")
+    if not 0 <= config.lora.dropout < 1:
+        problems.append(f"lora.dropout is {config.lora.dropout}, but must be at least 0 and below 1")
+    if config.overwrite and config.resume:
+        problems.append("overwrite is true and resume is true; give one of them (a sweep's overlay resumes)")
     for key in ("name", "variant"):
         value = getattr(config, key)
         if not value or "/" in value or value in (".", ".."):
@@ -448,6 +478,10 @@ def _train_problems(train: Train) -> list[str]:
     ]
     if not 0 < train.loss_weights.answer < math.inf:  # a model that never learns to answer does not end its turns
         problems.append(f"train.loss_weights.answer is {train.loss_weights.answer}, but must be above 0 and finite")
+    if train.max_steps != -1 and train.max_steps < 1:
+        problems.append(f"train.max_steps is {train.max_steps}, but must be at least 1, or -1 where epochs decide")
+    if train.eval_dialogues is not None and train.eval_dialogues < 1:
+        problems.append(f"train.eval_dialogues is {train.eval_dialogues}, but must be at least 1, or null for all")
     if not train.epochs > 0:
         problems.append(f"train.epochs is {train.epochs}, but must be above 0")
     if not 0 <= train.warmup_ratio < 1:

@@ -96,7 +96,6 @@ def _wait(process: subprocess.Popen[bytes], stop: Stop, notes: Path, grace: floa
     silent: dict[int, int] = {}
     while process.poll() is None:
         if stop.signal is not None and deadline is None:
-            (notes / ranks.STOP).touch()
             deadline = time.monotonic() + grace
             logger.info("asked the ranks to save and stop; they have %.0f s, and a second request ends them", grace)
         if deadline is not None and time.monotonic() > deadline:
@@ -108,7 +107,9 @@ def _wait(process: subprocess.Popen[bytes], stop: Stop, notes: Path, grace: floa
             )
         with suppress(OSError):  # a network file system may be away for a while
             (notes / ranks.ALIVE).touch()
-        _note_silent(silent, notes)
+            _note_silent(silent, notes)
+            if deadline is not None:
+                (notes / ranks.STOP).touch()
         time.sleep(0.2)
     _note_silent(silent, notes)
     return silent

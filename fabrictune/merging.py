@@ -11,15 +11,16 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 
 from fabrictune import models, record
-from fabrictune.config import Config
+from fabrictune.config import Config, command
 from fabrictune.log import logger
 
 
 def merge(config: Config) -> None:
     """Writes merge/model: safetensors, tokenizer with its chat template, generation config that ends a chat reply."""
     root = config.run_folder
-    trained = record.require_finished(root / "train", f"python train.py name={config.name} variant={config.variant}")
-    adapter = record.require(trained / "best" / "adapter_model.safetensors", "python train.py overwrite=true")
+    train = command("train.py", config)
+    trained = record.require_finished(root / "train", train)
+    adapter = record.require(trained / "best" / "adapter_model.safetensors", f"{train} overwrite=true")
     settings = {
         "model": config.model.plain(),
         "adapter": record.file_hash(adapter),
@@ -35,7 +36,7 @@ def merge(config: Config) -> None:
     merge_folders(base, adapter.parent, folder, config.model.dtype.value)
     size = sum(file.stat().st_size for file in folder.iterdir())
     stage.finish(files=sorted(file.name for file in folder.iterdir()), bytes=size)
-    logger.info("wrote %s (%.0f MB); next: python serve.py name=%s", folder, size / 1e6, config.name)
+    logger.info("wrote %s (%.0f MB); next: %s", folder, size / 1e6, command("serve.py", config))
 
 
 def merge_folders(base: Path, adapter: Path, target: Path, dtype: str) -> None:

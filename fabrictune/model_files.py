@@ -15,7 +15,14 @@ WEIGHTS = ("*.safetensors",)
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 
 
-def place(source: str, id: str, file: str | None, dtype: str, patterns: tuple[str, ...] = WEIGHTS + TEXTS) -> Path:
+def place(
+    source: str,
+    id: str,
+    file: str | None,
+    dtype: str,
+    revision: str | None = None,
+    patterns: tuple[str, ...] = WEIGHTS + TEXTS,
+) -> Path:
     """The folder with the model in transformers' own layout.
 
     A package's is not there before it is unpacked, and one of Qwen 1's not before it is converted; of that, the
@@ -24,7 +31,7 @@ def place(source: str, id: str, file: str | None, dtype: str, patterns: tuple[st
     """
     if source == "package":
         return _cache(f"{id}-{packed_weights(id, file).stem}-{dtype}")
-    folder = original(source, id, patterns)
+    folder = original(source, id, revision, patterns)
     if not qwen.is_qwen1(folder):
         return folder
     if set(WEIGHTS) <= set(patterns):
@@ -35,14 +42,14 @@ def place(source: str, id: str, file: str | None, dtype: str, patterns: tuple[st
     return target
 
 
-def original(source: str, id: str, patterns: tuple[str, ...] = WEIGHTS + TEXTS) -> Path:
+def original(source: str, id: str, revision: str | None = None, patterns: tuple[str, ...] = WEIGHTS + TEXTS) -> Path:
     """The folder with the model as it was published.
 
     A hub's model is fetched, as far as `patterns` name its files. Raises FileNotFoundError if the folder is not there
     or the weights asked for are not, ConnectionError if the hub does not give the model.
     """
     if source == "hub":
-        return _from_hub(id, patterns)
+        return _from_hub(id, revision, patterns)
     folder = Path(id).expanduser()
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"model.id={id}: no model folder (config.json is missing)")
@@ -78,16 +85,16 @@ def _cache(name: str) -> Path:
     return cache("models") / name
 
 
-def _from_hub(id: str, patterns: tuple[str, ...]) -> Path:
+def _from_hub(id: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from httpx2 import HTTPError  # what huggingface_hub's own errors derive from
     from huggingface_hub import snapshot_download  # takes a second that only a hub's model needs
     from huggingface_hub.errors import IncompleteSnapshotError
 
     ways = "log in or go online, or put the model's files into a folder and use model=folder model.id=FOLDER"
     if patterns == TEXTS:
-        ways += ", or count characters with data.count_tokens=false"
+        ways += ", or, for convert.py, count characters with data.count_tokens=false"
     try:
-        found = Path(snapshot_download(id, allow_patterns=list(patterns)))
+        found = Path(snapshot_download(id, revision=revision, allow_patterns=list(patterns)))
     except (OSError, HTTPError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, say that it is full
             raise

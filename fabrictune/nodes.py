@@ -96,6 +96,7 @@ def launcher(kind: str, placed: Mapping[str, int], port: int, hostfile: Path | N
     if kind == "torchrun":
         words = ["fabrictune.launching", str(notes), "--nproc-per-node", str(count)]
         words += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+        words += ["--log-dir", str(notes / "torchrun")]  # its own is a new folder below /tmp, which it never removes
         return [sys.executable, "-m", *words]
     words = ["deepspeed.launcher.runner", "--no_local_rank", "--log_level", "critical", "--master_port", str(port)]
     if hostfile:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from fabrictune import (
@@ -28,12 +29,16 @@ from fabrictune import (
     zero,
 )
 from fabrictune.batches import Batches
-from fabrictune.config import MAIN, Config, Dtype, LauncherKind, Optimizer
+from fabrictune.config import GENERATED, MAIN, Config, Dtype, LauncherKind, Offload, Optimizer
 from fabrictune.log import logger
 from fabrictune.packing import Row
 
 EVEN = {"tool": 1.0, "arguments": 1.0, "answer": 1.0}  # of test rows, so that runs of other weights can be compared
 ALL_LINEAR = "all-linear"
+MIX_KEYS = ("source", "count", "ratio", "tested", "plain", "languages", "names", "authors")
+# What may be another after a resume: it changes the memory and what is shown, not what is computed.
+ESTIMATED = 16  # steps of an epoch whose rows are laid out to estimate the tokens of all
+FREE = ("row_tokens", "gradient_checkpointing", "samples", "sample_tokens")
 
 
 def converted_folder(config: Config) -> Path:
@@ -47,17 +52,13 @@ def converted_folder(config: Config) -> Path:
     known = record.settings_of(converted)
     protocol.dialect_of(known["format"], "train.py")
     if config.variant != MAIN and converted == Path(config.outputs) / config.name / MAIN / "convert":
-        data = config.data
-        wanted = {
-            "seed": config.seed,
-            "format": data.format.value,
-            "mix": {
-                name: {"count": entry.count, "ratio": entry.ratio, "plain": entry.is_plain, "tested": entry.is_tested}
-                for name, entry in data.mix.items()
-            },
-            **{key: getattr(data, key) for key in ("other_break", "test_ratio", "heldout_families", "heldout_max")},
+        wanted = _conversion(config)
+        own = {key: value for key, value in known.items() if key in wanted}
+        own["mix"] = {
+            name: {key: value for key, value in entry.items() if key in MIX_KEYS}
+            for name, entry in known["mix"].items()
         }
-        changed = [line for line in record.differences(_like(wanted, known), wanted)]
+        changed = list(record.differences(own, json.loads(json.dumps(wanted))))
         if changed:
             raise ValueError(
                 f"{converted} was converted with other settings ({'; '.join(changed[:4])}); convert for this variant: "
@@ -66,11 +67,31 @@ def converted_folder(config: Config) -> Path:
     return converted
 
 
-def _like(wanted: Any, known: Any) -> Any:
-    """Of what is known, the keys that are wanted."""
-    if isinstance(wanted, Mapping) and isinstance(known, Mapping):
-        return {key: _like(wanted.get(key), value) for key, value in known.items() if key in wanted or key not in known}
-    return known
+def _conversion(config: Config) -> dict[str, Any]:
+    """Of what a conversion depends on, what can be told without its files."""
+    data = config.data
+    mix = {
+        name: {
+            "source": entry.source.value,
+            "count": entry.count,
+            "ratio": entry.ratio,
+            "tested": entry.is_tested,
+            "plain": entry.is_plain,
+            "languages": entry.spoken if entry.source in GENERATED else None,
+            "names": entry.names,
+            "authors": entry.authors,
+        }
+        for name, entry in data.mix.items()
+    }
+    keys = ("other_break", "test_ratio", "heldout_families", "heldout_max")
+    return {
+        "seed": config.seed,
+        "format": data.format.value,
+        "language": data.language.value,
+        "shapes": asdict(data.shapes),
+        "long": data.long.value,
+        "mix": mix,
+    } | {key: getattr(data, key) for key in keys}
 
 
 def switches(config: Config, machine: accelerators.Machine) -> accelerators.Resolved:
@@ -90,8 +111,10 @@ def switches(config: Config, machine: accelerators.Machine) -> accelerators.Reso
 
 
 def machine_of_ranks() -> accelerators.Machine:
-    """What is here, found by a process of its own: one that asks keeps some of every GPU's memory."""
-    with processes.workers(1) as pool:
+    """What is here. Where there are GPUs a fresh process asks: who asks keeps some of every GPU's memory."""
+    if not nodes.visible_gpus():
+        return accelerators.machine()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(accelerators.machine).result()
 
 
@@ -142,12 +165,32 @@ def test_rows(config: Config, converted: Path, tokenizer: Path) -> tuple[list[Ro
     return rows, list(known.source_names)
 
 
+def settings(config: Config, converted: Path) -> dict[str, Any]:
+    """All that the training's result depends on, but for rounding."""
+    data = json.loads((converted / "run.json").read_text(encoding="utf-8"))["results"]["hashes"]
+    train = {key: value for key, value in asdict(config.train).items() if key not in FREE}
+    return {
+        "seed": config.seed,
+        "model": config.model.plain(),
+        "lora": asdict(config.lora),
+        "train": {key: getattr(value, "value", value) for key, value in train.items()},
+        "launcher": {
+            "kind": config.launcher.kind.value,
+            "ranks": rank_count(config),
+            "zero": config.launcher.zero,
+            "offload": config.launcher.offload.value,
+        },
+        "max_length": config.data.max_length,
+        "data": {file: data[file] for file in ("train.jsonl", "test.jsonl")},
+    }
+
+
 def step_count(config: Config, batches: Batches) -> int:
     return batches.steps if config.train.max_steps < 0 else min(batches.steps, config.train.max_steps)
 
 
-def prepare(config: Config, converted: Path, folder: Path) -> None:
-    """Makes what all ranks need, once, refuses what they would refuse, and writes stats.json on the data."""
+def prepare(config: Config, converted: Path) -> dict[str, Any]:
+    """Makes what all ranks need, once, and refuses what they would refuse; returns what stats.json says of the data."""
     problems = _launcher_problems(config)
     if problems:
         raise ValueError("; ".join(problems))
@@ -158,20 +201,23 @@ def prepare(config: Config, converted: Path, folder: Path) -> None:
     models.load_tokenizer(base)
     known = footprint.parameters(base, config.lora.rank, targets(config))
     batches = plan(config, converted, base, rank_count(config))
-    test_rows(config, converted, base)
-    stats = _stats(batches)
-    record.write_json(folder / "stats.json", stats)
+    stats = _stats(batches) | {"test": _test_counts(config, converted, base)}
     whole = stats["all"]
     logger.info(
-        "%s: %d dialogues, %d exchanges of %d tokens, %d of them trained on; of an epoch's tokens %.0f %% are shared "
-        "away%s",
+        "%s: %d dialogues, %d exchanges of %d tokens, %d of them trained on; about %.0f %% of an epoch's tokens are "
+        "shared away",
         converted / "train.jsonl",
         *(whole[key] for key in ("dialogues", "exchanges", "unshared", "supervised")),
         100 * whole["shared_away"] / whole["unshared"],
-        f"; {whole['too_long']} exchanges longer than data.max_length={config.data.max_length} are left out"
-        if whole["too_long"]
-        else "",
     )
+    for file, counts in (("train.jsonl", whole), ("test.jsonl", stats["test"])):
+        if counts["too_long"]:
+            logger.info(
+                "%s: %d exchanges longer than data.max_length=%d tokens are left out",
+                file,
+                counts["too_long"],
+                config.data.max_length,
+            )
     logger.info(
         "%d steps of %d dialogues; %s trainable parameters of %s",
         step_count(config, batches),
@@ -179,11 +225,28 @@ def prepare(config: Config, converted: Path, folder: Path) -> None:
         f"{known.trainable:,}",
         f"{known.base:,}",
     )
+    return stats
+
+
+def _test_counts(config: Config, converted: Path, tokenizer: Path) -> dict[str, int]:
+    """What an evaluation computes. Raises ValueError if nothing can be tested, or not what train.best_by names."""
+    rows, sources = test_rows(config, converted, tokenizer)
+    tested = {sources[number] for row in rows for number in set(row.term_sources.tolist())}
+    _, _, source = config.train.best_by.partition("/")
+    if source and (source not in tested or len(sources) == 1):
+        among = ", ".join(sorted(tested)) if len(sources) > 1 else "none: there is only one"
+        raise ValueError(f"train.best_by is {config.train.best_by}, but the sources with test rows are {among}")
+    known = tokens.cached(converted / "test.jsonl", tokenizer, model_files.cache("tokens"), config.data.processes)
+    return {
+        "rows": len(rows),
+        "supervised": sum(len(row.targets) for row in rows),
+        "too_long": int((known.lengths > config.data.max_length).sum()),
+    }
 
 
 def _stats(batches: Batches) -> dict[str, Any]:
     """Counts of an epoch, in all and by source; what is computed and what is shared away is estimated of some steps."""
-    estimate = batches.estimate()
+    estimate = batches.estimate(ESTIMATED)
     whole = asdict(batches.counts())
     shared = {"computed": estimate.tokens, "shared_away": max(0, whole["unshared"] - estimate.tokens)}
     return {
@@ -192,19 +255,23 @@ def _stats(batches: Batches) -> dict[str, Any]:
         "steps_per_epoch": batches.steps_per_epoch,
         "rows_per_step_and_rank": round(estimate.rows, 2),
         "longest_row": estimate.largest,
+        "estimated_from_steps": min(batches.steps_per_epoch, ESTIMATED),
     }
 
 
 def _launcher_problems(config: Config) -> list[str]:
     launcher = config.launcher
     problems = []
+    on_gpu = nodes.visible_gpus() > 0  # by NVML: asking CUDA would keep some of its memory
     if launcher.kind is LauncherKind.deepspeed:
-        problems += zero.problems(launcher.zero, launcher.offload.value, torch.cuda.is_available())
+        problems += zero.problems(launcher.zero, launcher.offload.value, on_gpu)
+    if launcher.offload is not Offload.none and config.train.optimizer is Optimizer.adamw_8bit:
+        problems.append("launcher.offload brings DeepSpeed's own Adam, so train.optimizer=adamw_8bit cannot be had")
     if launcher.kind is LauncherKind.single:
         return problems
     placed = nodes.place(launcher.gpus, hostfile(config))
     problems += nodes.problems(launcher.kind.value, placed, hostfile(config))
-    if not torch.cuda.is_available():
+    if not on_gpu:
         cpus, here = processes.cpus(), placed.get("localhost", 0)
         if here > max(cpus, 2):
             problems.append(f"launcher.gpus is {here}, but this machine has no GPU, and {cpus} CPUs for as many ranks")
@@ -212,16 +279,17 @@ def _launcher_problems(config: Config) -> list[str]:
 
 
 def show(config: Config) -> None:
-    """Prints what the run would do, need and be refused for; needs no GPU and no weights, and writes nothing.
+    """Prints what the run would do, need and be refused for; needs no GPU and no weights, and no run is begun.
 
-    Raises ValueError if nothing is known of the model.
+    The data's tokens are kept for the run. Raises ValueError if nothing is known of the model, SystemExit with code 1
+    where something would be refused.
     """
     refusals: list[str] = []
 
     def tried(what: Callable[[], Any]) -> Any:
         try:
             return what()
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
             refusals.append(str(error))
             return None
 
@@ -237,7 +305,7 @@ def show(config: Config) -> None:
     known = footprint.parameters(architecture, lora.rank, targets(config))
     of_row = footprint.of_row(
         architecture,
-        train.row_tokens,
+        max(train.row_tokens, config.data.max_length),  # the longest exchange is a row of its own
         lora.rank,
         lora.dropout,
         targets(config),
@@ -252,10 +320,13 @@ def show(config: Config) -> None:
     memories = estimates.stages(known, of_row, ranks, **options)
     stage = config.launcher.zero if is_deepspeed else None
     chosen = estimates.memory(known, of_row, ranks, stage, config.launcher.offload.value, **options)
-    refusals += _launcher_problems(config) + estimates.problems(chosen, memories)
+    refusals += (tried(lambda: _launcher_problems(config)) or []) + estimates.problems(chosen, memories)
     tried(lambda: switches(config, machine_of_ranks()))
     tried(lambda: tracking.chosen_mode(config.wandb.mode.value))
     data = tried(lambda: plan(config, converted, place, ranks)) if converted and place else None
+    if data and converted and place:
+        tried(lambda: _test_counts(config, converted, place))
+        tried(lambda: record.require_free(config.run_folder / "train", settings(config, converted), **_ways(config)))
     stats = _stats(data) if data else None
     schedule, operations = _schedule(config, ranks, data, stats, known)
     if converted and not data:
@@ -273,9 +344,15 @@ def show(config: Config) -> None:
         zero.settings(config.launcher.zero, config.launcher.offload.value, config.model.dtype is Dtype.bfloat16)
         if is_deepspeed
         else None,
-        refusals,
+        list(dict.fromkeys(refusals)),
     )
     estimates.show(report, Console(width=120))
+    if refusals:
+        raise SystemExit(1)
+
+
+def _ways(config: Config) -> dict[str, bool]:
+    return {"overwrite": config.overwrite, "resume": config.resume}
 
 
 def _texts(config: Config) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -59,7 +61,7 @@ class Stop:
 
     def requested(self) -> bool:
         """Asked once a step on every rank; ranks may hear of it a step apart, so they have to agree on the answer."""
-        return self.signal is not None or (self.note is not None and self.note.exists())
+        return self.signal is not None or (self.note is not None and _exists(self.note))
 
 
 @dataclass
@@ -101,7 +103,7 @@ def rank() -> Iterator[Rank]:
     """This process as the rank that it is; it ends with the block and never returns from it.
 
     An exception, once noted for train.py, is its end; all but rank 0 write into rank-K.log. SIGTERM asks it to save
-    and stop; it ends where train.py or its launcher is gone, or another rank has failed.
+    and stop; it ends where train.py or its launcher is gone, another rank has failed, or a later run has its notes.
     """
     notes = Path(os.environ[NOTES])
     me = psutil.Process()
@@ -197,12 +199,13 @@ def _described(error: BaseException) -> dict[str, Any]:
         "code": code if isinstance(code, int) else 1,
         "error": name,
         "message": words if plain else f"{name}: {words}",
-        "another": _is_of_another(error, words),
+        "another": _is_of_another(error),
     }
 
 
-def _is_of_another(error: BaseException, words: str) -> bool:
+def _is_of_another(error: BaseException) -> bool:
     """Whether the error only says that another rank does not answer."""
+    words = str(error)
     distributed = sys.modules.get("torch.distributed")
     if distributed and isinstance(error, distributed.DistError):
         return True
@@ -229,15 +232,32 @@ def _meet() -> None:
 def _end(notes: Path, note: Note) -> NoReturn:
     """Ends this process with the note's code, and without the teardown of torch, in which some ranks abort."""
     assert note.code is not None
-    _spare(notes, note).unlink(missing_ok=True)
+    try:
+        if _is_known(notes, note):
+            _say_last(notes, note)
+        _remove_temporary_folders()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+    finally:
+        os._exit(note.code & 255)
+
+
+def _say_last(notes: Path, note: Note) -> None:
+    with suppress(OSError):
+        _spare(notes, note).unlink(missing_ok=True)
     with suppress(OSError):  # without a word the exit code has to do
         _leave_note(notes, replace(note, time=time.time()))
         if note.failed:
             (notes / FAILED).touch()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
-    os._exit(note.code & 255)
+
+
+def _remove_temporary_folders() -> None:
+    """Does what os._exit keeps the interpreter from: W&B alone has two of them, from its import on."""
+    for thing in gc.get_objects():
+        if type(thing) is tempfile.TemporaryDirectory:
+            with suppress(OSError):
+                thing.cleanup()
 
 
 def _watch(notes: Path, note: Note) -> None:
@@ -249,11 +269,13 @@ def _watch(notes: Path, note: Note) -> None:
         now = time.monotonic()
         if _touched(notes) != touched:
             touched, heard = _touched(notes), now
+        if not _is_known(notes, note):  # train.py was killed and started anew, maybe before SILENCE was over
+            _end(notes, replace(note, code=1))
         if os.getppid() != launcher or not _is_descendant():
             _end(notes, replace(note, code=1, message="its launcher was killed", another=True))
         if STARTER not in os.environ and now - heard > SILENCE:
             _end(notes, replace(note, code=1, message="train.py was killed", another=True))
-        if failed is None and (notes / FAILED).exists():
+        if failed is None and _exists(notes / FAILED):
             failed = now
         if failed is not None and now - failed > PATIENCE:
             _end(notes, replace(note, code=1, message="another rank failed", another=True))
@@ -264,6 +286,24 @@ def _touched(notes: Path) -> float:
     with suppress(OSError):  # a network file system may be away for a while
         return (notes / ALIVE).stat().st_mtime
     return 0.0
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there; False while a network file system cannot say."""
+    with suppress(OSError):
+        return path.exists()
+    return False
+
+
+def _is_known(notes: Path, note: Note) -> bool:
+    """Whether this rank's note is still there and its own: a later run of train.py clears them and leaves others."""
+    try:
+        left = msgspec.json.decode((notes / f"rank{note.number}.json").read_bytes(), type=Note)
+    except FileNotFoundError:
+        return False
+    except (OSError, msgspec.DecodeError):  # a network file system may be away for a while
+        return True
+    return (left.host, left.pid, left.started) == (note.host, note.pid, note.started)
 
 
 def _is_descendant() -> bool:

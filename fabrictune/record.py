@@ -73,6 +73,18 @@ def open_stage(
     return Stage(folder, run, unlock)
 
 
+def require_free(folder: Path, settings: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
+    """Raises as `open_stage` would for this folder, and changes nothing."""
+    _lock(folder)()
+    _found(folder, settings, overwrite, resume, continues=True)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the stage in the folder ran to its end."""
+    path = folder / "run.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("finished") is not None
+
+
 def _found(
     folder: Path, settings: Mapping[str, Any], overwrite: bool, resume: bool, continues: bool
 ) -> dict[str, Any] | None:
@@ -99,7 +111,7 @@ def _begun(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A run that is written into the folder, which holds nothing else of a run before it."""
     for stale in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):  # a container's processes share few numbers
         shutil.rmtree(stale, ignore_errors=True)
-    if (folder / "run.json").exists():
+    if folder.exists() and any(folder.iterdir()):
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")  # killed while deleting, we leave no half a run
         folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)  # what cannot be deleted now, the next run tries again

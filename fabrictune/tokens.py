@@ -7,7 +7,6 @@ takes its name when all of it is on the disk, so that whatever has the name is w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fabrictune import encoding, processes, record
@@ -152,11 +152,11 @@ def cached(path: Path, tokenizer_folder: Path, cache_root: Path, count: int | No
     if found:
         return found
     cache_root.mkdir(parents=True, exist_ok=True)
+    _clear(cache_root)  # before the lock, whose file may be as old
     with _one_at_a_time(folder):
         found = _opened(folder, path)  # another process may have made it while we waited
         if found:
             return found
-        _clear(cache_root)
         _build(path, tokenizer_folder, folder, count or processes.cpus())
     return Tokens(folder, path)
 
@@ -192,15 +192,18 @@ def _opened(folder: Path, path: Path) -> Tokens | None:
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Other processes that come here for the same folder wait until the block ends, or its process does."""
-    with folder.with_name(f".{folder.name}.lock").open("wb") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            logger.info("another process is tokenising the same file; waiting for it")
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        except OSError:  # on a file system without locks each makes its own, and the first to end gives the name
-            pass
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("another process is tokenising the same file; waiting for it")
+        lock.acquire()
+    except OSError:  # on a file system without locks each makes its own, and the first to end gives the name
+        pass
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _clear(cache_root: Path) -> None:

@@ -24,7 +24,9 @@ WANDB_SERVER = "https://api.wandb.ai"
 WANDB_STEP = "train/global_step"  # the axis that HF's own callback gives its curves, so that runs can be compared
 WANDB_STATE = "wandb.json"
 CONNECT_SECONDS = 30  # W&B's own bound is 90, and with retries 105 s pass in silence before it fails
-UPLOAD_SECONDS = 600  # at the end; W&B would wait without a bound for a server that has gone
+# At the end, where W&B would wait without a bound for a server that has gone. A run that is asked to stop has saved by
+# then, and all of that has to be over within launching.GRACE, 300 s.
+UPLOAD_SECONDS = 120
 FLUSH_SECONDS = 1  # W&B writes its file every 15 s, so that a killed run would lose as much of its curves
 
 

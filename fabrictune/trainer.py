@@ -8,6 +8,7 @@ sum(weight * NLL) / sum(weight) over all of them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import DistributedType
+from safetensors import SafetensorError
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -29,15 +31,14 @@ from fabrictune.log import Clock, logger, progress
 from fabrictune.packing import Row
 
 CHECKPOINT = "checkpoint-"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-_PENDING = "pending_losses"  # in trainer_state.json: losses of the steps since the last line of the curve
+_OURS = "fabrictune"  # in trainer_state.json: what Trainer does not keep
 
 
 class RowTrainer(Trainer):
     """Trainer whose batches are `Share`s of rows. After `train()`, `stopped` says whether a stop was asked for.
 
     `stop` is asked once a step on every rank; `computed` is told the tokens of each row, and how many rows its step
-    has. `sources` names the data that a row's `term_sources` count.
+    has. `test_sources` names what the test rows' `term_sources` count.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class RowTrainer(Trainer):
         args: TrainingArguments,
         batches: Batches,
         test_rows: Sequence[Row],
-        sources: Sequence[str],
+        test_sources: Sequence[str],
         stop: Callable[[], bool],
         computed: Callable[[int, int], None],
         callbacks: Sequence[TrainerCallback],
@@ -60,13 +61,17 @@ class RowTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)  # the bar shows the loss, metrics.jsonl the rest
+        self.add_callback(_MemoryRelease())
         self.add_callback(_Ends(self))
-        self.sources = list(sources)
+        self.sources, self.test_sources = list(batches.tokens.source_names), list(test_sources)
         self.steps_per_epoch = batches.steps_per_epoch
         self.stop = stop
         self.computed = computed
         self.stopped = False
-        self.losses: list[float] = []
+        self.evaluation_due = False  # one that was given up to stop, and is made up for after the resume
+        # Of each step since the curve's last line: its loss, then what `_weighted_by_source` has, flat.
+        self.pending: list[list[float]] = []
+        self.tokens = self.unshared = 0  # computed since the last resume, and what they would be exchange by exchange
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # The batches are in order already, and the ranks take turns.
@@ -80,13 +85,15 @@ class RowTrainer(Trainer):
 
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
         found = super()._init_training_state(*args)
-        self.losses = list(self.state.stateful_callbacks.pop(_PENDING, []))
+        ours = self.state.stateful_callbacks.pop(_OURS, {"pending": [], "evaluation_due": False})
+        self.pending, self.evaluation_due = ours["pending"], ours["evaluation_due"]
         return found
 
     def training_step(self, model: torch.nn.Module, inputs: Share, num_items_in_batch: Any = None) -> torch.Tensor:
         """The step's loss over all ranks, a scalar. Raises ValueError where it is not finite."""
         model.train()
         total = torch.zeros((), device=self.args.device)
+        by_source = torch.zeros(2, len(self.sources), dtype=torch.float64)
         for number, row in enumerate(inputs.rows):
             with self._last_synchronises(model, number == len(inputs.rows) - 1):
                 outcome = loss.of_row(model, row)
@@ -94,13 +101,20 @@ class RowTrainer(Trainer):
                 scale = self.accelerator.num_processes / inputs.weight
                 self.accelerator.backward(outcome.total * scale, **self._backward_options())
             total += outcome.total.detach()
+            by_source += _weighted_by_source(row, outcome.nll.cpu().numpy(), len(self.sources))
             self.computed(len(row), len(inputs.rows))
-        stop = torch.tensor(float(self.stop()), device=self.args.device)
-        total, stop = self.accelerator.reduce(torch.stack([total / inputs.weight, stop]), reduction="sum")
-        self.stopped = bool(stop > 0)
-        self._check(total.item())
-        self.losses.append(total.item())
-        return total
+        self.tokens, self.unshared = self.tokens + inputs.tokens, self.unshared + inputs.unshared
+        mean = self._step_loss(total / inputs.weight, by_source)
+        self._require_finite("loss", mean.item(), self.state.global_step + 1)
+        return mean
+
+    def _step_loss(self, share: torch.Tensor, by_source: torch.Tensor) -> torch.Tensor:
+        """The step's loss, of which each rank has a share. Notes it, and whether a rank was asked to stop."""
+        mine = torch.cat([share[None], torch.tensor([float(self.stop())]).to(share), by_source.flatten().to(share)])
+        whole = self.accelerator.reduce(mine, reduction="sum")
+        self.stopped = bool(whole[1] > 0)
+        self.pending.append([whole[0].item(), *whole[2:].tolist()])
+        return whole[0]
 
     def _backward_options(self) -> dict[str, bool]:
         is_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
@@ -113,11 +127,11 @@ class RowTrainer(Trainer):
         with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
             yield
 
-    def _check(self, value: float) -> None:
+    def _require_finite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise ValueError(
-                f"the loss is {value} at step {self.state.global_step + 1}; lower train.learning_rate (now "
-                f"{self.args.learning_rate}), or train in float32 (model.dtype=float32)"
+                f"the {name} is {value} at step {step}; lower train.learning_rate (now {self.args.learning_rate}), or "
+                f"train in float32 (model.dtype=float32), with overwrite=true or another variant="
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -125,8 +139,8 @@ class RowTrainer(Trainer):
             return
         if "loss" in logs:
             # Trainer's mean starts anew with a resume; this one goes on.
-            logs = logs | {"loss": float(np.mean(self.losses))}
-            self.losses = []
+            logs = logs | _pending_means(self.pending, self.sources)
+            self.pending = []
         self.state.epoch = round(self.state.global_step / self.steps_per_epoch, 4)
         super().log(logs)
 
@@ -134,17 +148,21 @@ class RowTrainer(Trainer):
         """Loss, token accuracy and sentence accuracy over all test rows, each token counted once; also per source."""
         self.model.eval()
         clock = Clock()
-        sums = torch.zeros(len(self.sources), 6, dtype=torch.float64)
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        sums = torch.zeros(len(self.test_sources), 6, dtype=torch.float64)
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
         # Each rank takes its own rows; a distributed sampler would repeat some of them to even the ranks out. Those
         # that have none left compute an empty one, since under ZeRO-3 they must gather the weights together.
-        for start in progress(range(0, len(self.eval_dataset), ranks), "evaluating"):
+        for start in progress(range(0, len(self.eval_dataset), count), "evaluating"):
+            stop = torch.tensor(float(self.stop()), device=self.args.device)
+            if self.accelerator.reduce(stop, reduction="sum") > 0:
+                raise _EvaluationStopped
             row = self.eval_dataset[start + rank] if start + rank < len(self.eval_dataset) else packing.PADDING
             with torch.no_grad():
                 outcome = loss.of_row(self.model, row)
-            sums += _sums(row, outcome.nll.cpu().numpy(), outcome.right.cpu().numpy(), len(self.sources))
+            sums += _sums(row, outcome.nll.cpu().numpy(), outcome.right.cpu().numpy(), len(self.test_sources))
         sums = self.accelerator.reduce(sums.to(self.args.device, torch.float32), reduction="sum").cpu().double()
-        metrics = _metrics(sums, self.sources, metric_key_prefix)
+        metrics = _metrics(sums, self.test_sources, metric_key_prefix)
+        self._require_finite("eval loss", metrics[f"{metric_key_prefix}_loss"], self.state.global_step)
         if self.args.metric_for_best_model not in metrics:
             raise ValueError(f"train.best_by is {self.args.metric_for_best_model}; choose from {', '.join(metrics)}")
         logger.info(
@@ -157,6 +175,24 @@ class RowTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _maybe_log_save_evaluate(self, *given: Any, **more: Any) -> None:
+        try:
+            super()._maybe_log_save_evaluate(*given, **more)
+        except _EvaluationStopped:
+            self.stopped = self.evaluation_due = True
+            self._save_checkpoint(self.model_wrapped)
+            self.control.should_evaluate = self.control.should_save = False
+            self.control.should_training_stop = True
+
+    def make_up_evaluation(self) -> None:
+        """The evaluation that was given up when the run was asked to stop, as if it had not been."""
+        self.evaluation_due = False
+        try:
+            self._determine_best_metric(self.evaluate(), None)
+        except _EvaluationStopped:
+            self.stopped = self.evaluation_due = self.control.should_training_stop = True
+        self._save_checkpoint(self.model_wrapped)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """Writes checkpoint-N aside and renames it, so that what has the name is whole; keeps the best and the last.
 
@@ -168,27 +204,54 @@ class RowTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        best = folder / f"{CHECKPOINT}{self.state.best_global_step}"
         try:
             self.save_model(str(aside), _internal_call=True)
             self._save_optimizer_and_scheduler(str(aside))
             self._save_rng_state(str(aside))
-        except Exception as error:  # torch, safetensors and DeepSpeed each have their own for a full disk
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._write_state(aside / TRAINER_STATE_NAME, best)
+                _force_to_disk(aside)
+        except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
+            if not _is_of_the_disk(error):
+                raise
             raise OSError(
                 f"{final} cannot be written ({error}); free some of the disk and go on with resume=true"
             ) from error
-        self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            best = folder / f"{CHECKPOINT}{self.state.best_global_step}"
-            self.state.best_model_checkpoint = str(best) if self.state.best_global_step else None
-            self.state.stateful_callbacks[_PENDING] = self.losses
-            self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
-            self.state.stateful_callbacks.pop(_PENDING)
-            _force_to_disk(aside)
             shutil.rmtree(final, ignore_errors=True)
             aside.replace(final)
             _keep_only(folder, {final, best})
         self.accelerator.wait_for_everyone()
+
+    def _write_state(self, path: Path, best: Path) -> None:
+        self.state.best_model_checkpoint = str(best) if self.state.best_global_step else None
+        self.state.stateful_callbacks[_OURS] = {"pending": self.pending, "evaluation_due": self.evaluation_due}
+        self.state.save_to_json(str(path))
+        self.state.stateful_callbacks.pop(_OURS)
+
+
+class _EvaluationStopped(Exception):
+    """A stop was asked for while the test rows were computed."""
+
+
+class _MemoryRelease(TrainerCallback):
+    """Gives freed memory back to the system after every step.
+
+    Rows differ in length, and glibc keeps the holes between their tensors: two ranks of the demo grew from 7 to 12 GB
+    within 60 steps without it (docs/log.md).
+    """
+
+    def __init__(self) -> None:
+        self.trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)  # glibc only
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trim(0)
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        self.trim(0)
 
 
 class _Ahead(Dataset[Share]):
@@ -222,9 +285,13 @@ class _Ends(TrainerCallback):
     def __init__(self, trainer: RowTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if self.trainer.evaluation_due:
+            self.trainer.make_up_evaluation()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
+            control.should_log = control.should_evaluate = control.should_save = True
         elif self.trainer.stopped:
             control.should_save = control.should_training_stop = True
         return control
@@ -247,11 +314,32 @@ def _keep_only(folder: Path, kept: set[Path]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether writing failed: torch and safetensors have kinds of errors of their own for it."""
+    signs = ("PytorchStreamWriter", "inline_container", "file in archive", "No space left")
+    return isinstance(error, (OSError, SafetensorError)) or any(sign in str(error) for sign in signs)
+
+
 def _force_to_disk(folder: Path) -> None:
     for path in folder.rglob("*"):
         with path.open("rb") if path.is_file() else contextlib.nullcontext() as file:
             if file:
                 os.fsync(file.fileno())
+
+
+def _weighted_by_source(row: Row, nll: np.ndarray, sources: int) -> torch.Tensor:
+    """(2, sources): sums of weight * NLL and of weights."""
+    weighted = [np.bincount(row.term_sources, values, sources) for values in (nll * row.weights, row.weights)]
+    return torch.from_numpy(np.stack(weighted))
+
+
+def _pending_means(pending: Sequence[Sequence[float]], sources: Sequence[str]) -> dict[str, float]:
+    """The mean loss of some steps, and where there are several sources that of each one's terms."""
+    means = {"loss": float(np.mean([step[0] for step in pending]))}
+    if len(sources) > 1:
+        weighted, weights = np.sum([step[1:] for step in pending], axis=0).reshape(2, -1)
+        means |= {f"loss/{name}": float(weighted[i] / weights[i]) for i, name in enumerate(sources) if weights[i]}
+    return means
 
 
 def _sums(row: Row, nll: np.ndarray, right: np.ndarray, sources: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ from fabrictune import (
     tracking,
     zero,
 )
-from fabrictune.config import Config, Dtype, LauncherKind
+from fabrictune.config import Config, Dtype, LauncherKind, command
 from fabrictune.dialogue import Exchange
 from fabrictune.log import logger
 from fabrictune.ranks import Stop
@@ -47,12 +47,16 @@ def train(config: Config) -> float | None:
         planning.show(config)
         return None
     converted = planning.converted_folder(config)
-    folder = config.run_folder / "train"
-    stage = record.open_stage(folder, settings(config, converted), overwrite=config.overwrite, resume=config.resume)
+    folder, known = config.run_folder / "train", planning.settings(config, converted)
+    stats = None
+    if not (config.resume and record.is_finished(folder)):
+        # What can be refused is refused before an old run is replaced, a new one begun or a rank started.
+        stats = planning.prepare(config, converted)
+    stage = record.open_stage(folder, known, overwrite=config.overwrite, resume=config.resume)
     if stage.finished:
         logger.info("%s is finished already", folder)
         return float(stage.run["results"]["best"])
-    planning.prepare(config, converted, folder)  # what can be refused is refused before ranks are started
+    record.write_json(folder / "stats.json", stats)
     if config.launcher.kind is LauncherKind.single:
         with ranks.stopping() as stop:
             results = fit(config, stop)
@@ -62,36 +66,20 @@ def train(config: Config) -> float | None:
             launcher.kind.value, launcher.gpus, script, _overrides(config), folder, planning.hostfile(config)
         )
     stage.finish(**results)
-    merge = f"python merge.py name={config.name} variant={config.variant}"
-    for line in tracking.summary(folder, results["best_step"], merge):
+    for line in tracking.summary(folder, results["best_step"], command("merge.py", config)):
         logger.info(line)
     return float(results["best"])
 
 
 def _overrides(config: Config) -> list[str]:
     """What makes a rank compose this very config: of a sweep this point alone."""
-    words = list(HydraConfig.get().overrides.task)
-    return [*words, f"variant='{config.variant}'", "hydra.mode=RUN"]
-
-
-def settings(config: Config, converted: Path) -> dict[str, Any]:
-    """All that the training's result depends on."""
-    data = json.loads((converted / "run.json").read_text(encoding="utf-8"))["results"]["hashes"]
-    train = asdict(config.train)
-    return {
-        "seed": config.seed,
-        "model": config.model.plain(),
-        "lora": asdict(config.lora),
-        "train": {key: getattr(value, "value", value) for key, value in train.items()},
-        "launcher": {
-            "kind": config.launcher.kind.value,
-            "ranks": planning.rank_count(config),
-            "zero": config.launcher.zero,
-            "offload": config.launcher.offload.value,
-        },
-        "max_length": config.data.max_length,
-        "data": {file: data[file] for file in ("train.jsonl", "test.jsonl")},
-    }
+    hydra = HydraConfig.get()
+    flags = ["--config-name", str(hydra.job.config_name)]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", source.path]
+    variant = config.variant.replace("'", r"\'")
+    return [*flags, *hydra.overrides.task, f"variant='{variant}'", "hydra.mode=RUN"]
 
 
 def fit(config: Config, stop: Stop) -> dict[str, Any]:
@@ -100,6 +88,9 @@ def fit(config: Config, stop: Stop) -> dict[str, Any]:
     Raises ranks.Stopped once it has saved what it was asked to leave.
     """
     folder, converted = config.run_folder / "train", config.convert_folder
+    known = record.settings_of(folder)
+    if known != json.loads(json.dumps(planning.settings(config, converted))):
+        raise RuntimeError(f"this rank composed another config than {folder / 'run.json'} says; start train.py anew")
     switches = planning.switches(config, accelerators.machine())
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # which DeepSpeed would find out with a warning
@@ -108,35 +99,40 @@ def fit(config: Config, stop: Stop) -> dict[str, Any]:
     checkpoint = newest_checkpoint(folder)
     base = models.local_folder(**config.model.plain())
     tokenizer = models.load_tokenizer(base)
-    plan = planning.plan(config, converted, base, int(os.environ.get("WORLD_SIZE", 1)))
-    test_rows, sources = planning.test_rows(config, converted, base)
+    plan = planning.plan(config, converted, base, planning.rank_count(config))
+    test_rows, test_sources = planning.test_rows(config, converted, base)
     steps = planning.step_count(config, plan)
     args = arguments(config, folder, steps, switches)
     # Asking for the device joins the ranks, before ZeRO-3 divides the model among them as it is loaded.
     logger.info("%d ranks on %s", args.world_size, args.device)
+    assert args.world_size == plan.ranks
+    args._n_gpu = min(args.n_gpu, 1)  # Trainer would spread a single process over all GPUs that it sees
     model = _model(config, base, switches)
     with _tracker(config, folder) as tracker:
         trainer = RowTrainer(
-            model, args, plan, test_rows, sources, stop.requested, tracker.progress.row, callbacks=[tracker]
+            model, args, plan, test_rows, test_sources, stop.requested, tracker.progress.row, callbacks=[tracker]
         )
         if config.train.samples and _divides_parameters(config):
             logger.info("no samples under launcher.zero=3, where every rank would have to generate them")
         elif config.train.samples:
             trainer.add_callback(_Samples(config, converted / "test.jsonl", tokenizer, tracker))
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if trainer.stopped and trainer.state.global_step < steps:
+        if trainer.stopped and (trainer.state.global_step < steps or trainer.evaluation_due):
             saved = folder / f"{CHECKPOINT}{trainer.state.global_step}"
             raise ranks.Stopped(f"asked to stop; {saved} holds everything, and resume=true goes on from it")
         if trainer.is_world_process_zero():
             _copy_adapter(folder / f"{CHECKPOINT}{trainer.state.best_global_step}", folder / "best")
             tracker.finish(trainer.state.best_global_step, folder / "best" if config.wandb.artifact else None)
     return {
+        "base": str(base),
         "data": asdict(plan.counts()),
+        "tokens": {"computed": trainer.tokens, "unshared": trainer.unshared},  # since the last resume
         "steps": steps,
         "steps_per_epoch": plan.steps_per_epoch,
         "best_step": trainer.state.best_global_step,
         "best": trainer.state.best_metric,
         "seconds": output.metrics["train_runtime"],  # since the last resume
+        "memory": {key: getattr(config.train, key) for key in planning.FREE},
         "switches": asdict(switches),
     }
 
@@ -149,7 +145,7 @@ def arguments(config: Config, folder: Path, steps: int, switches: accelerators.R
         per_device_train_batch_size=1,
         max_steps=steps,
         learning_rate=train.learning_rate,
-        lr_scheduler_type=train.lr_scheduler,
+        lr_scheduler_type=train.lr_scheduler.value,
         warmup_steps=train.warmup_ratio,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,

@@ -9,26 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-STAGES = {
-    0: "nothing is divided",
-    1: "the optimizer's state is divided",
-    2: "gradients too",
-    3: "parameters too",
-}
-OFFLOADS = ("none", "optimizer", "parameters")
-
 # Elements of the buffers in which tensors travel: 0.4 GB each in bfloat16; DeepSpeed's default is 2.5 times that.
 BUCKET = 200_000_000
 LIVE = 1_000_000_000  # parameters gathered at a time under stage 3: 2 GB in bfloat16
 
 
-def problems(stage: int, offload: str, on_gpu: bool | None = None) -> list[str]:
-    """What speaks against this combination, as sentences; also on this machine if it is said whether it has a GPU."""
+def problems(stage: int, offload: str, on_gpu: bool) -> list[str]:
+    """What speaks against this combination, on this machine too, as sentences."""
     found = []
-    if stage not in STAGES:
-        found.append(f"launcher.zero is {stage}; choose 0, 1, 2 or 3")
-    if offload not in OFFLOADS:
-        found.append(f"launcher.offload is {offload}; choose from {', '.join(OFFLOADS)}")
     if offload == "optimizer" and stage < 1:
         found.append("launcher.offload=optimizer moves what ZeRO divides, so it needs launcher.zero=1, 2 or 3")
     if offload == "parameters" and stage != 3:
@@ -40,24 +28,23 @@ def problems(stage: int, offload: str, on_gpu: bool | None = None) -> list[str]:
                 f"launcher.offload={offload} builds DeepSpeed's CPU Adam at its first start, which needs "
                 f"{' and '.join(missing)}: not on the PATH; install it, or give launcher.offload=none"
             )
-    if offload != "none" and on_gpu is False:
+    if offload != "none" and not on_gpu:
         found.append(f"launcher.offload={offload} moves what lies on a GPU, and this machine has none")
     return found
 
 
-def settings(
-    stage: int, offload: str = "none", bf16: bool = True, clipping: float | None = None, on_gpu: bool = True
-) -> dict[str, Any]:
+def settings(stage: int, offload: str = "none", bf16: bool = True, on_gpu: bool = True) -> dict[str, Any]:
     """DeepSpeed's configuration for HF's TrainingArguments(deepspeed=...), whose `bf16` must be the same.
 
-    What is "auto" the Trainer fills in; a `clipping` must equal its max_grad_norm. The optimizer is the Trainer's,
-    which needs no compiler; only one that is kept in a GPU machine's memory is DeepSpeed's own.
+    stage: 0 divides nothing among the ranks, 1 the optimizer's state, 2 gradients too, 3 parameters too. What is "auto"
+    the Trainer fills in. The optimizer is the Trainer's, which needs no compiler; only one that is kept in a GPU
+    machine's memory is DeepSpeed's own.
     """
     found: dict[str, Any] = {
         "bf16": {"enabled": bf16},
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto" if clipping is None else clipping,
+        "gradient_clipping": "auto",
         "zero_optimization": {"stage": stage} | _division(stage) | _offloads(offload, on_gpu),
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2_000,

@@ -109,10 +109,8 @@ def test_a_steps_loss_terms_do_not_depend_on_how_it_is_laid_out(data, layout, st
     assert len({len(share.rows) for share in shares}) == 1
     for share in shares:
         assert share.weight == pytest.approx(sum(float(row.weights.sum()) for row in plain.rows))
-        assert share.supervised == sum(len(row.targets) for row in plain.rows)
         assert share.tokens == sum(len(row) for each in shares for row in each.rows)
         assert share.unshared == sum(len(row) for row in plain.rows)
-        assert share.dialogues == 8 or step % plan(data).steps_per_epoch == plan(data).steps_per_epoch - 1
         for row in share.rows:
             assert len(row) <= layout["row_tokens"] or len(set(row.term_sequences.tolist())) == 1
 
@@ -198,8 +196,6 @@ def test_an_estimate_over_all_steps_is_what_is_computed(data, ranks: int, kind: 
     assert estimate.tokens == sum(step[0].tokens for step in shares)
     assert estimate.rows == np.mean([len(step[0].rows) for step in shares])
     assert estimate.largest == max(len(row) for step in shares for share in step for row in share.rows)
-    tokens_of = [[sum(map(len, share.rows)) for share in step] for step in shares]
-    assert estimate.busiest == pytest.approx(np.mean([max(own) / np.mean(own) for own in tokens_of]))
     assert batches.estimate(3).tokens == pytest.approx(estimate.tokens, rel=0.5)
 
 

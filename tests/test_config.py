@@ -13,11 +13,16 @@ from omegaconf import OmegaConf
 from fabrictune.config import (
     GENERATED,
     Config,
+    Dtype,
     Format,
     Language,
     LauncherKind,
     Long,
+    Lora,
+    LossWeights,
     ModelSource,
+    Quantization,
+    Schedule,
     Shapes,
     Source,
     typed,
@@ -137,6 +142,12 @@ def test_a_key_that_does_not_exist_is_named_although_hydra_lets_it_pass() -> Non
         ("train.epochs", ["train.epochs=0"]),
         ("train.warmup_ratio", ["train.warmup_ratio=1"]),
         ("train.attention", ["train.attention=flash"]),
+        ("train.max_steps", ["train.max_steps=0"]),
+        ("train.eval_dialogues", ["train.eval_dialogues=0"]),
+        ("train.lr_scheduler", ["train.lr_scheduler=polynomial"]),
+        ("lora.dropout", ["lora.dropout=1"]),
+        ("lora.dropout", ["lora.dropout=-0.1"]),
+        ("overwrite", ["overwrite=true", "resume=true"]),
         ("train.samples", ["train.samples=-1"]),
         ("train.best_by", ["train.best_by=loss"]),
         ("launcher.gpus", ["launcher.gpus=2"]),
@@ -251,6 +262,34 @@ def test_the_tutorials_overlay_takes_its_mix_and_tests_on_one_in_a_hundred() -> 
     data = composed("+experiment=qwen7b_mix2").data
     assert data.mix == composed("data/mix=mix2").data.mix
     assert data.test_ratio == 0.01
+
+
+@pytest.mark.parametrize("name", ["qwen7b_mix2", "qwen25_7b_mix2", "qwen3_8b_mix2"])
+def test_the_tutorials_overlays_hold_its_numbers(name: str) -> None:
+    config = composed(f"+experiment={name}")
+    assert config.lora == Lora(rank=8, alpha=32, dropout=0.05, targets=["all-linear"])
+    numbers = {
+        "epochs": 2,
+        "max_steps": -1,
+        "batch_size": 64,
+        "learning_rate": 5e-5,
+        "lr_scheduler": Schedule.linear,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.5,
+        "warmup_ratio": 0.03,
+        "row_tokens": 4096,
+        "gradient_checkpointing": True,
+        "quantization": Quantization.none,
+        "eval_steps": 100,
+        "logging_steps": 10,
+        "loss_weights": LossWeights(tool=1, arguments=1, answer=1),
+    }
+    assert {key: getattr(config.train, key) for key in numbers} == numbers
+    assert (config.model.dtype, config.seed) == (Dtype.bfloat16, 42)
+    assert (config.launcher.kind, config.launcher.gpus) == (LauncherKind.deepspeed, 8)
+    assert (config.data.max_length, config.data.test_ratio, config.data.mix["general"].ratio) == (2048, 0.01, 2)
+    myself = config.data.mix["self_cognition"]
+    assert (myself.count, myself.names["zh"], myself.authors["zh"]) == (3000, "卡卡罗特", "陶白白")
 
 
 def test_the_data_section_has_these_defaults() -> None:

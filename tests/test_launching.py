@@ -75,6 +75,10 @@ def test_every_launcher_is_this_environments_and_has_a_port_of_its_own(tmp_path:
         assert said.startswith(f"{sys.executable} -m ") and "4711" in said and "3" in said.split()
 
 
+def test_torchruns_files_lie_among_the_notes_and_not_below_tmp(tmp_path: Path) -> None:
+    assert f"--log-dir {tmp_path}/" in words(tmp_path, "torchrun", {"localhost": 3})
+
+
 def test_a_single_remote_host_is_not_taken_for_this_machine(tmp_path: Path) -> None:
     assert "--force_multi" in words(tmp_path, "deepspeed", {"alpha": 8}, hostfile(tmp_path, "alpha slots=8\n"))
 

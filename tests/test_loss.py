@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from sequences import encoded, sequences
 from torch.nn.functional import cross_entropy
 
 from fabrictune import attention, loss, models, packing
 from fabrictune.encoding import Encoded
 
-
-def encoded(ids: list[int], weighted: int) -> Encoded:
-    """A sequence of the ids whose last `weighted` tokens have weight 1, 2, 1, 2, ..."""
-    weights = np.zeros(len(ids), np.float32)
-    weights[len(ids) - weighted :] = [1 + i % 2 for i in range(weighted)]
-    return Encoded(np.array(ids, np.int64), weights)
-
-
-# Few distinct tokens, so that sequences share prefixes of all lengths.
-sequences = st.lists(
-    st.lists(st.integers(0, 2), min_size=2, max_size=12).flatmap(
-        lambda ids: st.integers(1, len(ids) - 1).map(lambda weighted: encoded(ids, weighted))
-    ),
-    min_size=1,
-    max_size=8,
-)
 # Three times a block of the tree's attention, twice branching inside one.
 LONG = [
     encoded([*range(3, 203), *range(3, 203)], 380),

@@ -76,7 +76,9 @@ def test_a_hub_that_cannot_be_asked_says_the_ways_out() -> None:
 
 
 def test_a_hub_that_cannot_be_asked_for_texts_says_what_does_without() -> None:
-    with pytest.raises(ConnectionError, match="gave no such model .*model=folder .*data.count_tokens=false"):
+    with pytest.raises(
+        ConnectionError, match="gave no such model .*model=folder .*for convert.py, .*data.count_tokens=false"
+    ):
         place("hub", "nobody/nothing", None, "bfloat16", patterns=model_files.TEXTS)
     with pytest.raises(ConnectionError) as error:
         place("hub", "nobody/nothing", None, "bfloat16")

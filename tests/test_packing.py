@@ -8,26 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sequences import encoded, sequences
 
 from fabrictune import packing
 from fabrictune.encoding import Encoded
-
-
-def encoded(ids: list[int], weighted: int) -> Encoded:
-    """A sequence of the ids whose last `weighted` tokens have weight 1, 2, 1, 2, ..."""
-    weights = np.zeros(len(ids), np.float32)
-    weights[len(ids) - weighted :] = [1 + i % 2 for i in range(weighted)]
-    return Encoded(np.array(ids, np.int64), weights)
-
-
-# Few distinct tokens, so that sequences share prefixes of all lengths.
-sequences = st.lists(
-    st.lists(st.integers(0, 2), min_size=2, max_size=12).flatmap(
-        lambda ids: st.integers(1, len(ids) - 1).map(lambda weighted: encoded(ids, weighted))
-    ),
-    min_size=1,
-    max_size=8,
-)
 
 
 @given(sequences)
@@ -112,14 +96,14 @@ groups_of = st.lists(sequences, min_size=1, max_size=6).map(
 def test_ranks_share_all_sequences_in_rows_that_keep_to_their_size(groups, row_tokens, ranks, kind) -> None:
     shares = packing.share_out(groups, row_tokens, ranks, kind)
     assert len(shares) == ranks and len({len(share) for share in shares}) == 1, "all have the same number of rows"
-    rows = [sequences for share in shares for sequences in share]
-    given_out = sorted(one.number for sequences in rows for one in sequences)
+    rows = [row for share in shares for row in share]
+    given_out = sorted(one.number for row in rows for one in row)
     assert given_out == sorted(one.number for group in groups for one in group), "each exactly once"
-    made = [packing.pack(sequences, kind == packing.TREE) for sequences in rows if sequences]
+    made = [packing.pack(row, kind == packing.TREE) for row in rows if row]
     assert sorted(term for row in made for term in terms_of(row)) == terms_wanted(groups)
-    for sequences, row in zip([row for row in rows if row], made, strict=True):
-        assert len(row) <= row_tokens or len(sequences) == 1 or kind == packing.NONE
-        assert kind != packing.NONE or len(sequences) == 1
+    for row, packed in zip([row for row in rows if row], made, strict=True):
+        assert len(packed) <= row_tokens or len(row) == 1 or kind == packing.NONE
+        assert kind != packing.NONE or len(row) == 1
     assert sum(not row for row in rows) < ranks, "no rank has a row more than the others need"
 
 

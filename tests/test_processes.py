@@ -25,7 +25,7 @@ def is_running(pid: int) -> bool:
 
 
 def eventually(condition) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not condition():
         if time.monotonic() > deadline:
             return False

@@ -1,6 +1,8 @@
 """A rank notes how it ended and never outlives those who wait for it; a request to stop is heard once and obeyed."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +39,7 @@ def start(notes: Path, body: str, number: int = 0, several: bool = False, **envi
 
 def run(notes: Path, body: str, number: int = 0, **environment: str) -> tuple[int, str, ranks.Note]:
     process = start(notes, body, number, **environment)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     return process.returncode, output, ranks.read_notes(notes)[-1]
 
 
@@ -103,7 +105,7 @@ def test_the_note_of_train_py_stops_a_rank_with_the_code_that_says_so(tmp_path: 
     process = start(tmp_path / "notes", LOOP)
     assert eventually(lambda: begun(tmp_path / "notes"))
     (tmp_path / "notes" / ranks.STOP).touch()
-    assert process.wait(20) == ranks.STOPPED == 75
+    assert process.wait(60) == ranks.STOPPED == 75
     (note,) = ranks.read_notes(tmp_path / "notes")
     assert (note.code, note.message, note.failed) == (75, "saved step 3", False)
 
@@ -115,14 +117,14 @@ def test_sigterm_stops_a_rank_and_ctrl_c_is_left_to_train_py(tmp_path: Path) -> 
     time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == ranks.STOPPED
+    assert process.wait(60) == ranks.STOPPED
 
 
 def test_a_rank_whose_train_py_is_not_above_it_ends_at_once(tmp_path: Path) -> None:
     stranger = subprocess.Popen(["sleep", "100"])
     try:
         process = start(tmp_path / "notes", "time.sleep(100)", FABRICTUNE_STARTER=str(stranger.pid))
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
     finally:
         stranger.kill()
         stranger.wait()
@@ -138,7 +140,7 @@ def test_ranks_on_several_nodes_end_where_train_py_no_longer_touches_its_note(tm
         (notes / ranks.ALIVE).touch()
         time.sleep(0.1)
     assert process.poll() is None, "touched for twice as long as it may be silent"
-    assert process.wait(20) == 1
+    assert process.wait(60) == 1
     assert ranks.read_notes(notes)[0].message == "train.py was killed"
 
 
@@ -146,10 +148,46 @@ def test_a_rank_that_waits_for_one_that_failed_ends_after_a_while(tmp_path: Path
     began = time.monotonic()
     process = start(tmp_path / "notes", "time.sleep(100)")
     (tmp_path / "notes" / ranks.FAILED).touch()
-    assert process.wait(30) == 1
+    assert process.wait(60) == 1
     assert time.monotonic() - began >= ranks.PATIENCE, "it may end by itself, with more to say"
     (note,) = ranks.read_notes(tmp_path / "notes")
     assert note.another and note.failed
+
+
+@pytest.mark.parametrize("pid", [1, None], ids=["another's", "gone"])
+def test_a_rank_whose_notes_a_later_run_has_cleared_ends_and_leaves_no_more(tmp_path: Path, pid: int | None) -> None:
+    notes = tmp_path / "notes"
+    process = start(notes, "time.sleep(100)", several=True)
+    assert process.stdout and process.stdout.readline() == "speaks\n"
+    note = json.loads((notes / "rank0.json").read_text())
+    shutil.rmtree(notes)
+    notes.mkdir()
+    if pid:
+        (notes / "rank0.json").write_text(json.dumps(note | {"pid": pid}))
+    assert process.wait(60) == 1
+    assert [(left.pid, left.code) for left in ranks.read_notes(notes)] == ([(pid, None)] if pid else [])
+    assert not (notes / ranks.FAILED).exists(), "which the later run would take for its own"
+
+
+def test_a_rank_ends_and_says_so_where_its_spare_room_cannot_be_given_back(tmp_path: Path) -> None:
+    body = "spare = Path(os.environ[ranks.NOTES]) / (ranks.SPARE + '0')\nspare.unlink()\nspare.mkdir()\n"
+    code, _, note = run(tmp_path / "notes", body + "raise OSError('away')")
+    assert (code, note.message) == (1, "away")
+
+
+def test_a_file_system_that_cannot_say_is_no_request_to_stop(tmp_path: Path) -> None:
+    note = tmp_path / ("x" * 300)
+    with pytest.raises(OSError, match="too long"):
+        note.exists()
+    assert not ranks.Stop(note).requested()
+
+
+def test_a_rank_leaves_no_temporary_folder(tmp_path: Path) -> None:
+    body = "import tempfile\nkept = tempfile.TemporaryDirectory()\nprint(kept.name, Path(kept.name).exists())"
+    _, output, _ = run(tmp_path / "notes", body, TMPDIR=str(tmp_path))
+    name, existed = output.splitlines()[1].split()
+    assert existed == "True" and Path(name).parent == tmp_path
+    assert not Path(name).exists()
 
 
 def test_a_request_is_heard_once_and_the_handlers_are_put_back() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -156,9 +158,9 @@ def test_two_processes_that_come_at_once_get_the_same(file, tiny_model, tmp_path
     if not locks:
 
         def refuse(*_: object) -> None:
-            raise OSError("no locks here")
+            raise OSError(errno.ENOLCK, "no locks here")
 
-        monkeypatch.setattr(tokens.fcntl, "lockf", refuse)
+        monkeypatch.setattr(fcntl, "flock", refuse)
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     ranks = [context.Process(target=make, args=(file, tiny_model, tmp_path / "cache", results)) for _ in range(2)]

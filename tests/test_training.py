@@ -6,12 +6,14 @@ import json
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,14 +21,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from fabrictune import conversion, merging, models, training
+from fabrictune import conversion, merging, models, processes, training
 from fabrictune.config import Config, typed
 from fabrictune.dialogue import Exchange
 from fabrictune.encoding import prompt
+from fabrictune.trainer import newest_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS = ("seconds", "tokens_per_second")  # what differs from run to run
 STEPS = 4
+LONGEST = 300  # seconds of one train.py
 
 
 def overrides(tiny_model: Path, outputs: Path, *more: str) -> list[str]:
@@ -53,15 +57,44 @@ def overrides(tiny_model: Path, outputs: Path, *more: str) -> list[str]:
 
 
 def config(tiny_model: Path, outputs: Path, *more: str) -> Config:
+    return composed(overrides(tiny_model, outputs, *more))
+
+
+def composed(words: list[str]) -> Config:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return typed(compose("config", overrides(tiny_model, outputs, *more)))
+        return typed(compose("config", words))
 
 
-def script(*words: str) -> subprocess.CompletedProcess[str]:
+def script(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "train.py", *words], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONGEST, **more)
+
+
+@contextmanager
+def started(words: list[str], said: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """train.py, running while the block does; what it says is added to the file `said`."""
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with said.open("a") as output, processes.program(command, environment, output, grace=0) as process:
+        yield process
+
+
+def wait_until(process: subprocess.Popen[bytes], happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LONGEST
+    while not happened():
+        assert process.poll() is None, "the run has ended before"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def stopped(words: list[str], said: Path, happened: Callable[[], object]) -> None:
+    """Runs train.py, which gets SIGTERM when that has happened, and must have saved."""
+    said.touch()
+    with started(words, said) as process:
+        wait_until(process, happened)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LONGEST) == 75, said.read_text()[-3000:]
 
 
 def metrics(folder: Path, key: str) -> list[float]:
@@ -74,10 +107,23 @@ def curve(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if not key.endswith(TIMINGS)} for line in lines]
 
 
+def saved_step(folder: Path) -> int:
+    checkpoint = newest_checkpoint(folder)
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
 def beside(converted: Path, outputs: Path) -> Path:
     """The train folder of a run of its own on the same converted data."""
     shutil.copytree(converted, outputs / "default" / "main" / "convert")
     return outputs / "default" / "main" / "train"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory) -> Iterator[None]:
+    """Tokens are made here, whatever the user's cache holds of other runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FABRICTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +136,7 @@ def converted(tiny_model, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(converted, tiny_model, tmp_path_factory) -> Path:
     """The train folder of a finished run of four steps, made by the script."""
-    outputs = tmp_path_factory.mktemp("trained")
+    outputs = tmp_path_factory.mktemp("trained here")  # a name that has to be quoted
     folder = beside(converted, outputs)
     run = script(*overrides(tiny_model, outputs))
     assert run.returncode == 0, run.stderr[-3000:]
@@ -116,10 +162,16 @@ def test_a_run_leaves_curves_a_best_adapter_and_its_record(trained) -> None:
     assert {"train.jsonl", "test.jsonl"} == set(run["settings"]["data"]) and run["command"][0] == "train.py"
 
 
-def test_the_closing_lines_name_what_to_type_next(trained) -> None:
+def test_the_closing_lines_name_what_to_type_next_and_typed_it_is_the_same_run(trained, tiny_model) -> None:
     said = (trained / "said").read_text()
-    assert f"adapter: {trained / 'best'}" in said and "python merge.py name=default variant=main" in said
-    assert "are shared away" in said
+    assert f"adapter: {trained / 'best'}" in said
+    python, merge, *words = shlex.split(said.rpartition("next: ")[2])
+    assert (python, merge) == ("python", "merge.py")
+    assert composed(words) == config(tiny_model, trained.parent.parent.parent)
+
+
+def test_what_is_shared_away_is_said_and_counted(trained) -> None:
+    assert "are shared away" in (trained / "said").read_text()
     stats = json.loads((trained / "stats.json").read_text())
     assert stats["all"]["shared_away"] > 0.3 * stats["all"]["unshared"], "exchanges of an agent share their prompt"
     assert stats["all"]["shared_away"] + stats["all"]["computed"] == stats["all"]["unshared"]
@@ -157,7 +209,11 @@ def test_eval_loss_is_the_mean_over_all_supervised_tokens(trained, converted, ti
     assert best == pytest.approx(weighted_mean_nll(model, tiny_model, converted / "test.jsonl", {}), rel=1e-5)
 
 
-ALL_AT_ONCE = ("train.batch_size=1000", "train.max_steps=1", "lora.dropout=0", "wandb.mode=disabled", "train.samples=0")
+# Three steps, each over all training rows; without a warmup the first update counts.
+ALL_AT_ONCE = (
+    *("train.batch_size=1000", "train.epochs=3", "train.max_steps=3", "train.warmup_ratio=0", "train.eval_steps=100"),
+    *("train/loss_weights=react", "lora.dropout=0", "wandb.mode=disabled", "train.samples=0"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -174,44 +230,68 @@ def test_the_loss_is_the_weighted_mean_over_the_batch_however_it_is_laid_out(
 ) -> None:
     packing, *rest = layout.split()
     folder = beside(converted, tmp_path)
-    more = [f"train.packing={packing}", *(f"train.{word}" for word in rest), "train/loss_weights=react", *ALL_AT_ONCE]
+    more = [*ALL_AT_ONCE, "train.max_steps=1", f"train.packing={packing}", *(f"train.{word}" for word in rest)]
     training.train(config(tiny_model, tmp_path, *more))
     assert metrics(folder, "loss")[0] == pytest.approx(first_loss, rel=1e-5)
 
 
 @pytest.fixture(scope="module")
-def all_at_once(converted, tiny_model, tmp_path_factory) -> dict[str, float]:
-    """The first step over all training rows on one rank."""
+def one_rank(converted, tiny_model, tmp_path_factory) -> Path:
+    """The train folder of three steps over all training rows on one rank."""
     outputs = tmp_path_factory.mktemp("once")
     folder = beside(converted, outputs)
-    training.train(config(tiny_model, outputs, "train/loss_weights=react", *ALL_AT_ONCE))
-    return curve(folder)[0]
+    training.train(config(tiny_model, outputs, *ALL_AT_ONCE))
+    return folder
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["launcher=torchrun"],
-        ["launcher=torchrun", "train.packing=none"],
-        ["launcher=deepspeed", "launcher.zero=2"],
-        ["launcher=deepspeed", "launcher.zero=3"],
+        "launcher=torchrun",
+        "launcher=torchrun train.packing=none",
+        "launcher=deepspeed launcher.zero=0",
+        "launcher=deepspeed launcher.zero=2",
+        "launcher=deepspeed launcher.zero=3 train.gradient_checkpointing=true",
     ],
-    ids=" ".join,
 )
-def test_two_ranks_train_as_one_does(
-    converted, all_at_once, first_loss, tiny_model, tmp_path, launcher: list[str]
-) -> None:
+def test_two_ranks_train_as_one_does(converted, one_rank, first_loss, tiny_model, tmp_path, launcher: str) -> None:
     folder = beside(converted, tmp_path)
-    words = overrides(tiny_model, tmp_path, *launcher, "launcher.gpus=2", "train/loss_weights=react", *ALL_AT_ONCE)
-    run = script(*words)
+    words = [*ALL_AT_ONCE, *launcher.split(), "launcher.gpus=2"]
+    run = script(*overrides(tiny_model, tmp_path, *words))
     assert run.returncode == 0, run.stderr[-3000:]
-    first = curve(folder)[0]
-    assert first["loss"] == pytest.approx(first_loss, rel=1e-5)
-    assert first["grad_norm"] == pytest.approx(all_at_once["grad_norm"], rel=1e-4)
-    settings = config(tiny_model, tmp_path, *launcher, "launcher.gpus=2", *ALL_AT_ONCE)
-    merging.merge(settings)  # takes only an adapter in peft's layout that fits the base
+    assert metrics(folder, "loss")[0] == pytest.approx(first_loss, rel=1e-5)
+    for key in ("loss", "grad_norm", "eval_loss"):
+        assert metrics(folder, key) == pytest.approx(metrics(one_rank, key), rel=2e-5), key
+    merging.merge(config(tiny_model, tmp_path, *words))  # takes only an adapter in peft's layout that fits the base
     assert (tmp_path / "default" / "main" / "merge" / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.e2e
+def test_two_ranks_in_bfloat16_train_nearly_as_one_does(converted, tiny_model, tmp_path) -> None:
+    one, two = (beside(converted, tmp_path / name) for name in ("one", "two"))
+    words = [*ALL_AT_ONCE, "model.dtype=bfloat16"]
+    training.train(config(tiny_model, tmp_path / "one", *words))
+    more = ["launcher=deepspeed", "launcher.zero=2", "launcher.gpus=2"]
+    run = script(*overrides(tiny_model, tmp_path / "two", *words, *more))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert metrics(two, "loss") == pytest.approx(metrics(one, "loss"), rel=1e-2)
+
+
+@pytest.mark.e2e
+def test_two_ranks_that_were_stopped_go_on_as_one_that_was_not(converted, tiny_model, tmp_path) -> None:
+    whole, folder = (beside(converted, tmp_path / name) for name in ("whole", "stopped"))
+    words = ["train.epochs=4", "train.max_steps=12", "train.eval_steps=100", "train.learning_rate=1e-3"]
+    words += ["lora.dropout=0", "wandb.mode=disabled", "train.samples=0"]
+    training.train(config(tiny_model, tmp_path / "whole", *words))
+    more = ["launcher=deepspeed", "launcher.zero=2", "launcher.gpus=2"]
+    words = overrides(tiny_model, tmp_path / "stopped", *words, *more)
+    stopped(words, tmp_path / "said", (folder / "metrics.jsonl").exists)
+    assert saved_step(folder) < 12
+    run = script(*words, "resume=true")
+    assert run.returncode == 0, run.stderr[-3000:]
+    for key in ("step", "loss", "grad_norm", "eval_loss"):
+        assert metrics(folder, key) == pytest.approx(metrics(whole, key), rel=1e-4), key
 
 
 def test_the_same_seed_gives_the_same_curve_and_another_one_another(trained, converted, tiny_model, tmp_path) -> None:
@@ -233,76 +313,89 @@ def test_a_finished_run_is_refused_and_with_resume_left_as_it_is(trained, tiny_m
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.fixture
-def killed(converted, tiny_model, tmp_path) -> Iterator[tuple[Path, list[str]]]:
-    """The train folder of a run to kill, and the words that start it."""
-    words = overrides(tiny_model, tmp_path, "wandb.mode=disabled", "train.eval_steps=1", "train.logging_steps=3")
-    yield beside(converted, tmp_path), words
+# A run of 20 steps to be killed and stopped; it saves every second one, and has a line of the curve in between.
+TWENTY = ("train.epochs=4", "train.max_steps=20", "train.eval_steps=2", "train.logging_steps=3", "wandb.mode=disabled")
 
 
-def start(words: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "train.py", *words],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+@pytest.fixture(scope="module")
+def twenty(converted, tiny_model, tmp_path_factory) -> Path:
+    """The train folder of such a run that was left alone."""
+    outputs = tmp_path_factory.mktemp("twenty")
+    folder = beside(converted, outputs)
+    training.train(config(tiny_model, outputs, *TWENTY))
+    return folder
 
 
-def wait_until(process: subprocess.Popen[bytes], happened, seconds: float = 120) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-@pytest.mark.e2e
-def test_a_run_killed_again_and_again_ends_with_the_curve_of_one_that_was_not(killed, tiny_model, tmp_path) -> None:
-    folder, words = killed
-    whole = beside(folder.parent / "convert", tmp_path / "whole")
-    training.train(config(tiny_model, tmp_path / "whole", *words[-3:]))
-    draw = random.Random(0)
-    # While it saves (the folder aside is there), right after, and somewhere between.
-    moments = [
-        lambda: list(folder.glob(".checkpoint-1.part/*")),
-        lambda: list(folder.glob("checkpoint-1")),
-        lambda: list(folder.glob(".checkpoint-2.part/trainer_state.json")),
-        lambda: list(folder.glob("checkpoint-2")) and draw.random() < 0.01,
-        lambda: list(folder.glob(".checkpoint-3.part")),
-        lambda: list(folder.glob("checkpoint-4")),
-    ]
-    kills = 0
-    for moment in moments:
-        process = start([*words, *(["resume=true"] if kills else [])])
-        wait_until(process, moment)
-        kills += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert kills >= 5, "the run was too quick to be killed"
+def assert_ends_as(whole: Path, folder: Path, words: list[str]) -> None:
+    """Resumed, the run in the folder ends with the very curve, samples and adapter of the whole one."""
     run = script(*words, "resume=true")
     assert run.returncode == 0, run.stderr[-3000:]
     assert curve(folder) == curve(whole)
+    assert (folder / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
     one, other = (load_file(each / "best" / "adapter_model.safetensors") for each in (folder, whole))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-    assert len(json.loads((folder / "run.json").read_text())["resumed"]) == len(moments)
-    assert not list(folder.glob(".*.part")), "what a killed run left half-written is gone"
+
+
+# What a run has just written when it is killed, and for how many seconds more it may go on: in and out of saving.
+MOMENTS = [
+    (".checkpoint-*.part/*", 0.0),
+    ("checkpoint-*", 0.0),
+    (".checkpoint-*.part/optimizer.pt", 0.01),
+    ("checkpoint-*", 0.3),
+    (".checkpoint-*.part", 0.05),
+]
 
 
 @pytest.mark.e2e
-def test_sigterm_saves_and_the_exit_code_says_so(trained, converted, tiny_model, tmp_path) -> None:
-    folder = beside(converted, tmp_path)
-    words = overrides(tiny_model, tmp_path, "train.eval_steps=100", "train.max_steps=5")
-    process = start(words)
-    wait_until(process, lambda: (folder / "metrics.jsonl").exists())
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 75
-    (checkpoint,) = folder.glob("checkpoint-*")
-    step = int(checkpoint.name.removeprefix("checkpoint-"))
-    assert 1 <= step < 5 and len(metrics(folder, "loss")) == step
-    run = script(*words, "resume=true")
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert len(metrics(folder, "loss")) == 5 and len(metrics(folder, "eval_loss")) == 1
+def test_a_run_killed_again_and_again_ends_with_the_curve_of_one_that_was_not(
+    twenty, converted, tiny_model, tmp_path
+) -> None:
+    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *TWENTY)
+    draw = random.Random(0)
+    for number, (pattern, longest) in enumerate(MOMENTS):
+        began = time.time_ns()
+        with started([*words, *(["resume=true"] if number else [])], tmp_path / "said") as process:
+            wait_until(process, lambda: was_written(folder, pattern, began))  # noqa: B023
+            time.sleep(draw.uniform(0, longest))
+            assert process.poll() is None, "the run was too quick to be killed"
+            os.killpg(process.pid, signal.SIGKILL)
+    assert_ends_as(twenty, folder, words)
+    assert len(json.loads((folder / "run.json").read_text())["resumed"]) == len(MOMENTS)
+    assert not list(folder.glob(".*.part")), "what a killed run left half-written is gone"
+
+
+def was_written(folder: Path, pattern: str, began: int) -> bool:
+    """Whether something of that name is there that no earlier run left."""
+    with suppress(FileNotFoundError):  # renamed since it was listed
+        return any(path.stat().st_mtime_ns > began for path in folder.glob(pattern))
+    return False
+
+
+@pytest.mark.e2e
+def test_sigterm_saves_and_the_run_goes_on_as_if_it_had_not_been(twenty, converted, tiny_model, tmp_path) -> None:
+    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *TWENTY)
+    stopped(words, tmp_path / "said", (folder / "checkpoint-2").exists)
+    assert 2 < saved_step(folder) < 20
+    assert_ends_as(twenty, folder, words)
+
+
+@pytest.mark.e2e
+def test_an_evaluation_that_sigterm_cuts_short_is_made_up_for(twenty, converted, tiny_model, tmp_path) -> None:
+    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *TWENTY)
+    said = [tmp_path / "first", tmp_path / "again", tmp_path / "last"]
+    stopped(words, said[0], lambda: "evaluating" in said[0].read_text())
+    assert saved_step(folder) == 2 and evaluation_is_due(folder)
+    words.append("resume=true")
+    stopped(words, said[1], lambda: "evaluating" in said[1].read_text())
+    assert saved_step(folder) == 2 and evaluation_is_due(folder), "it was cut short once more"
+    stopped(words, said[2], lambda: metrics(folder, "step")[-1] == 20)
+    assert saved_step(folder) == 20 and evaluation_is_due(folder), "the last step's too"
+    assert_ends_as(twenty, folder, words)
+
+
+def evaluation_is_due(folder: Path) -> bool:
+    state = json.loads((folder / f"checkpoint-{saved_step(folder)}" / "trainer_state.json").read_text())
+    return state["stateful_callbacks"]["fabrictune"]["evaluation_due"]
 
 
 def test_only_the_adapter_of_every_linear_layer_but_the_head_is_trained(tiny_model) -> None:
@@ -326,36 +419,62 @@ def test_gradient_checkpointing_changes_memory_and_not_the_curve(converted, tiny
     [
         (["data.max_length=10"], r"none of its \d+ exchanges fits data.max_length=10 tokens.*raise it"),
         (["lora.targets=[c_attn]"], r"lora.targets: 'c_attn' is no linear layer .* q_proj"),
-        (["train.learning_rate=1e38", "train.max_grad_norm=1e38"], r"the loss is (nan|inf) at step \d.*learning_rate"),
-        (["train.quantization=nf4", "launcher=deepspeed", "launcher.zero=3"], "train.quantization"),
         (["train.attention=flash", "train.packing=flat"], "train.attention is flash, but"),
+        (["train.best_by=eval_loss/agent"], r"train.best_by is eval_loss/agent, but the sources with test rows are"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(converted, tiny_model, tmp_path, words, said) -> None:
-    beside(converted, tmp_path)
+def test_what_cannot_be_is_refused_in_one_sentence_before_a_run_is_begun(
+    converted, tiny_model, tmp_path, words, said
+) -> None:
+    folder = beside(converted, tmp_path)
     with pytest.raises(ValueError, match=said):
         training.train(config(tiny_model, tmp_path, *words))
+    assert not folder.exists(), "the corrected command needs no overwrite=true"
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(converted, tiny_model, tmp_path) -> None:
     bare = shutil.copytree(tiny_model, tmp_path / "bare")
     (bare / "chat_template.jinja").unlink(missing_ok=True)
-    beside(converted, tmp_path)
+    folder = beside(converted, tmp_path)
     with pytest.raises(ValueError, match="no chat template"):
         training.train(config(tiny_model, tmp_path, f"model.id={bare}"))
+    assert not folder.exists()
+
+
+def test_what_is_refused_does_not_cost_the_run_that_it_was_to_replace(trained, tiny_model) -> None:
+    def held() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+
+    before = held()
+    with pytest.raises(ValueError, match="'nothing' is no linear layer"):
+        training.train(config(tiny_model, trained.parent.parent.parent, "overwrite=true", "lora.targets=[nothing]"))
+    assert held() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train.eval_steps=100"], r"the loss is (nan|inf) at step 2.*learning_rate"),
+        (["train.eval_steps=1"], r"the eval loss is (nan|inf) at step 1.*learning_rate"),
+    ],
+)
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(converted, tiny_model, tmp_path, words, said) -> None:
+    folder = beside(converted, tmp_path)
+    words = ["train.learning_rate=1e38", "train.max_grad_norm=1e38", "train.warmup_ratio=0", *words]
+    with pytest.raises(ValueError, match=said):
+        training.train(config(tiny_model, tmp_path, "wandb.mode=disabled", *words))
+    assert not list(folder.glob("*checkpoint-*"))
 
 
 @pytest.mark.e2e
 def test_a_full_disk_ends_in_one_sentence_and_leaves_no_half_a_checkpoint(converted, tiny_model, tmp_path) -> None:
     folder = beside(converted, tmp_path)
+    words = ["wandb.mode=disabled", "lora.rank=64"]
+    training.train(config(tiny_model, tmp_path, *words, "dry_run=true"))  # so that the tokens are there
     # A bound on the size of files stands for a full disk: both fail in the middle of writing.
-    run = subprocess.run(
-        [sys.executable, "train.py", *overrides(tiny_model, tmp_path, "wandb.mode=disabled", "lora.rank=64")],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)),
+    bound = (400_000, 400_000)
+    run = script(
+        *overrides(tiny_model, tmp_path, *words), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, bound)
     )
     assert run.returncode == 1
     (said,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
@@ -367,7 +486,8 @@ def test_a_full_disk_ends_in_one_sentence_and_leaves_no_half_a_checkpoint(conver
 def test_a_failing_rank_ends_the_run_with_its_message(converted, tiny_model, tmp_path) -> None:
     beside(converted, tmp_path)
     words = ["launcher=torchrun", "launcher.gpus=2", "train.learning_rate=1e38", "train.max_grad_norm=1e38"]
-    run = script(*overrides(tiny_model, tmp_path, *words, "wandb.mode=disabled"))
+    words += ["train.eval_steps=100", "wandb.mode=disabled"]
+    run = script(*overrides(tiny_model, tmp_path, *words))
     assert run.returncode == 1
     (said,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert "the loss is" in said and "Traceback" not in run.stderr
@@ -403,5 +523,6 @@ def test_a_dry_run_says_what_a_prepared_run_takes_and_writes_nothing(converted, 
 @pytest.mark.e2e
 def test_a_dry_run_of_a_7b_model_needs_no_weights_and_says_what_is_missing(tmp_path) -> None:
     run = script("+experiment=qwen7b_mix2", f"outputs={tmp_path}", "dry_run=true")
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.returncode == 1, run.stderr[-3000:]
     assert "7,721,324,544" in run.stdout and "refused: " in run.stdout and "convert.py" in run.stdout
+    assert not run.stderr.count("error: ") and not list(tmp_path.iterdir())

@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 
 from fabrictune import zero
 
+OFFLOADS = ("none", "optimizer", "parameters")
 sound = [
     (stage, offload)
-    for stage, offload in itertools.product(range(4), zero.OFFLOADS)
-    if not zero.problems(stage, offload)
+    for stage, offload in itertools.product(range(4), OFFLOADS)
+    if not any("needs launcher.zero=" in problem for problem in zero.problems(stage, offload, on_gpu=True))
 ]
 
 
@@ -50,7 +51,7 @@ def test_the_trainer_fills_in_what_it_knows(tmp_path: Path) -> None:
         max_grad_norm=0.5,
         learning_rate=0.125,
         weight_decay=0.25,
-        deepspeed=zero.settings(2, "optimizer", bf16=False, clipping=0.5),
+        deepspeed=zero.settings(2, "optimizer", bf16=False),
     )
     filled = arguments.hf_deepspeed_config
     assert not filled.mismatches
@@ -62,20 +63,17 @@ def test_the_trainer_fills_in_what_it_knows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", range(4))
 def test_without_a_gpu_no_optimizer_of_deepspeeds_is_asked_for_since_it_would_be_compiled(stage: int) -> None:
-    for offload in zero.OFFLOADS:
+    for offload in OFFLOADS:
         assert "optimizer" not in zero.settings(stage, offload, on_gpu=False)
     assert "optimizer" not in zero.settings(stage, "none", on_gpu=True)
 
 
-def test_a_problem_names_the_key_its_value_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    (problem,) = zero.problems(2, "parameters")
-    assert "launcher.offload=parameters" in problem and "launcher.zero=3" in problem and "2" in problem
-    (problem,) = zero.problems(0, "optimizer")
-    assert "launcher.zero=1, 2 or 3" in problem
-    stage, offload = zero.problems(4, "disk")
-    assert "launcher.zero is 4" in stage and "optimizer, parameters" in offload
-    (problem,) = zero.problems(2, "optimizer", on_gpu=False)
-    assert "this machine has none" in problem
+def test_a_problem_names_the_key_its_value_and_the_way_out() -> None:
+    undivided, no_gpu = zero.problems(2, "parameters", on_gpu=False)
+    assert "launcher.offload=parameters" in undivided and "launcher.zero=3" in undivided and "2" in undivided
+    assert "this machine has none" in no_gpu
+    undivided, _ = zero.problems(0, "optimizer", on_gpu=False)
+    assert "launcher.zero=1, 2 or 3" in undivided
 
 
 def test_a_gpu_machine_without_a_compiler_is_told_before_deepspeed_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ if ranks.is_rank():
         print("rank", rank.number, "speaks", flush=True)
         rank.results = train(rank)
 try:
-    grace = 2 if mode == "deaf" else 100
+    grace = 6 if mode == "deaf" else 100
     hosts = folder / "hosts" if (folder / "hosts").exists() else None
     gpus = None if hosts else 2
     results = launching.launch(kind, gpus, Path(sys.argv[0]), sys.argv[1:], folder, hosts, grace)
@@ -104,8 +104,9 @@ class Run:
         settings = os.environ | {"PYTHONPATH": str(ROOT)} | environment
         settings.pop("OMP_NUM_THREADS", None)
         self.process = stack.enter_context(processes.program(self.words, settings, output, grace=0))
-        stack.callback(lambda: [psutil.Process(pid).kill() for pid in self.family if processes.is_running(pid)])
-        self.family: list[int] = []
+        family: list[int] = []
+        stack.callback(lambda: [psutil.Process(pid).kill() for pid in family if processes.is_running(pid)])
+        self.family = family
         return self
 
     def working(self) -> Run:
@@ -114,14 +115,14 @@ class Run:
         wait_until(lambda: all(note.exists() for note in notes) or self.process.poll() is not None, 120)
         assert self.process.poll() is None, self.output
         self.ranks = [int(note.read_text()) for note in notes]
-        self.family = [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
+        self.family += [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
         assert set(self.ranks) < set(self.family)
         return self
 
     def ended(self, seconds: float = 120) -> int:
         """The exit code, once nothing of the run is left."""
         code = self.process.wait(seconds)
-        wait_until(lambda: not any(map(processes.is_running, self.family)), 10)
+        wait_until(lambda: not any(map(processes.is_running, self.family)), 30)
         return code
 
     @property
@@ -143,7 +144,10 @@ def stack() -> Iterator[ExitStack]:
 
 
 def test_two_runs_at_once_do_not_meet_and_return_what_rank_0_found(tmp_path: Path, stack: ExitStack) -> None:
-    runs = [Run(tmp_path / f"run{number}", "torchrun", "start").started(stack) for number in range(2)]
+    (tmp_path / "temporary").mkdir()
+    runs = [Run(tmp_path / f"run{number}", "torchrun", "start") for number in range(2)]
+    for run in runs:
+        run.started(stack, TMPDIR=str(tmp_path / "temporary"))
     assert [run.process.wait(120) for run in runs] == [0, 0], runs[0].output + runs[1].output
     results = [json.loads(run.output.partition("results:")[2]) for run in runs]
     assert [result["sum"] for result in results] == [2.0, 2.0]
@@ -151,6 +155,7 @@ def test_two_runs_at_once_do_not_meet_and_return_what_rank_0_found(tmp_path: Pat
     assert results[0]["OMP_NUM_THREADS"] == str(max(1, processes.cpus() // 2))
     assert "rank 0 speaks" in runs[0].output and "rank 1 speaks" not in runs[0].output
     assert "rank 1 speaks" in (runs[0].folder / "rank-1.log").read_text()
+    assert not list((tmp_path / "temporary").iterdir()), "nothing is left there"
 
 
 def test_deepspeed_starts_on_a_machine_without_a_compiler(tmp_path: Path, stack: ExitStack) -> None:
@@ -199,17 +204,17 @@ def test_ranks_that_do_not_stop_in_time_are_ended(tmp_path: Path, stack: ExitSta
     run = Run(tmp_path / "run", "torchrun", "deaf").started(stack).working()
     run.process.send_signal(signal.SIGTERM)
     assert run.ended() == 128 + signal.SIGTERM
-    assert "did not save and stop within 2 s" in run.output and "resume=true" in run.output
+    assert "did not save and stop within 6 s" in run.output and "resume=true" in run.output
 
 
 def test_a_second_request_ends_the_run_at_once(tmp_path: Path, stack: ExitStack) -> None:
     run = Run(tmp_path / "run", "torchrun", "deaf").started(stack).working()
     run.process.send_signal(signal.SIGINT)
-    time.sleep(1.2)
+    time.sleep(3)
     run.process.send_signal(signal.SIGINT)
     began = time.monotonic()
     assert run.ended() in (1, 128 + signal.SIGINT, -signal.SIGINT)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert "KeyboardInterrupt" in run.output
 
 
@@ -231,16 +236,40 @@ def test_nothing_outlives_a_launcher_that_is_killed_and_the_run_has_failed(
     assert "launcher was killed" in run.output
 
 
-def test_nodes_of_a_hostfile_train_together_over_ssh(tmp_path: Path, stack: ExitStack) -> None:
+@pytest.fixture
+def nodes(tmp_path: Path) -> dict[str, str]:
+    """The environment in which alpha and beta can be reached."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, text in (("ssh", SSH), ("pdsh", PDSH)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
+    return {"PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+def test_nodes_of_a_hostfile_train_together_over_ssh(tmp_path: Path, stack: ExitStack, nodes: dict[str, str]) -> None:
     words = ["lora.rank=8", "data.mix={a: 1}", "lora.targets=['q;v']"]
     run = Run(tmp_path / "run", "deepspeed", "start", *words)
     (run.folder / "hosts").write_text("alpha slots=1\nbeta slots=1\n")
-    run.started(stack, PATH=f"{programs}:{os.environ['PATH']}")
+    run.started(stack, **nodes)
     assert run.process.wait(180) == 0, run.output
     results = json.loads(run.output.partition("results:")[2])
     assert results["sum"] == 2.0 and results["words"] == words
+
+
+def test_what_a_killed_run_left_on_its_nodes_ends_when_the_run_is_started_anew(
+    tmp_path: Path, stack: ExitStack, nodes: dict[str, str]
+) -> None:
+    run = Run(tmp_path / "run", "deepspeed", "works")
+    (run.folder / "hosts").write_text("alpha slots=1\nbeta slots=1\n")
+    run.started(stack, **nodes).working()
+    first = run.family
+    run.process.kill()
+    run.process.wait()
+    time.sleep(3)
+    assert all(map(processes.is_running, run.ranks)), "nothing tells them yet"
+    run.words[3] = "start"
+    run.started(stack, **nodes)
+    wait_until(lambda: not any(map(processes.is_running, first)), 60)
+    assert run.process.wait(180) == 0, run.output
+    assert json.loads(run.output.partition("results:")[2])["sum"] == 2.0

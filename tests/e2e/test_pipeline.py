@@ -1,4 +1,4 @@
-"""The scripts in a row, as a user types them, with real vLLM over HTTP: a tiny random model, two training steps."""
+"""The scripts in a row, as a user types them: a tiny random model, two steps on two ranks, real vLLM over HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.e2e
 
 
 def script(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, f"{name}.py", *overrides], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, f"{name}.py", *overrides]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,8 @@ def overrides(tmp_path_factory) -> list[str]:
         "train.max_steps=2",
         "train.eval_steps=2",
         "lora.rank=4",
+        "launcher=deepspeed",
+        "launcher.gpus=2",
         "serve.cpu_memory_gib=1",
         "eval.max_new_tokens=8",
     ]

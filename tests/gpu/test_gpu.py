@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,10 +141,20 @@ def converted(tmp_path_factory) -> list[str]:
     return overrides
 
 
+def trained(overrides: list[str], **environment: str) -> Path:
+    """The train folder of a run with these overrides, done now."""
+    words = [sys.executable, "train.py", *overrides, "overwrite=true"]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outputs = next(word.partition("=")[2] for word in overrides if word.startswith("outputs="))
+    return Path(outputs) / "tiny" / "main" / "train"
+
+
 @pytest.mark.parametrize(
     "switches",
     [
         pytest.param([], id="defaults"),
+        pytest.param(["launcher=torchrun", "launcher.gpus=1"], id="torchrun"),
         pytest.param(["train.packing=flat"], id="flat"),
         pytest.param(["train.gradient_checkpointing=true"], id="checkpointing"),
         pytest.param(["train.liger=true"], id="liger", marks=needs("liger-kernel")),
@@ -151,8 +162,14 @@ def converted(tmp_path_factory) -> list[str]:
     ],
 )
 def test_train_py_trains_on_one_gpu(converted, switches: list[str]) -> None:
-    overrides = [*converted, *switches, "overwrite=true"]
-    done = subprocess.run([sys.executable, "train.py", *overrides], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    outputs = next(word.partition("=")[2] for word in overrides if word.startswith("outputs="))
-    assert (Path(outputs) / "tiny" / "main" / "train" / "best" / "adapter_model.safetensors").exists()
+    assert (trained([*converted, *switches]) / "best" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs several CUDA devices")
+def test_a_single_process_trains_on_one_of_several_gpus_as_on_the_only_one(converted) -> None:
+    losses = []
+    for visible in ({}, {"CUDA_VISIBLE_DEVICES": "0"}):
+        folder = trained([*converted, "launcher=single"], **visible)
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["eval_loss"] for line in lines if "eval_loss" in line])
+    assert losses[0] and losses[0] == pytest.approx(losses[1], rel=1e-4)
