@@ -366,7 +366,10 @@ def _texts(config: Config) -> Path:
 def _sources(converted: Path | None, stats: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Rows and tokens of each source: of the tokens if they are known, else as convert.py counted them."""
     if stats:
-        return stats["sources"] | {"all": stats["all"]}
+        named = {"unshared": "tokens", "supervised": "trained on", "too_long": "too long"}
+        shown = ("dialogues", "exchanges", *named)
+        rows = stats["sources"] | {"all": stats["all"]}
+        return {name: {named.get(key, key): own[key] for key in shown} for name, own in rows.items()}
     if converted is None:
         return {}
     known = json.loads((converted / "stats.json").read_text(encoding="utf-8"))
