@@ -209,6 +209,19 @@ class MixEntry:
             return self.languages
         return sorted(self.names.keys() | self.authors.keys()) if self.source is Source.self_cognition else ["en"]
 
+    def values(self) -> dict[str, Any]:
+        """What the source's rows depend on besides their files, as plain values for run.json."""
+        return {
+            "source": self.source.value,
+            "count": self.count,
+            "ratio": self.ratio,
+            "tested": self.is_tested,
+            "plain": self.is_plain,
+            "languages": self.spoken if self.source in GENERATED else None,
+            "names": self.names,
+            "authors": self.authors,
+        }
+
     @property
     def dataset(self) -> tuple[str, str] | None:
         """(hub, id) of a dataset on a hub."""

@@ -81,15 +81,8 @@ def settings(config: Config, paths: dict[str, list[Path]]) -> dict[str, Any]:
     data = config.data
     mix = {
         name: {
-            "source": entry.source.value,
+            **entry.values(),
             "files": {str(path): record.file_hash(path) for path in paths[name]},
-            "count": entry.count,
-            "ratio": entry.ratio,
-            "tested": entry.is_tested,
-            "plain": entry.is_plain,
-            "languages": entry.spoken if entry.source in GENERATED else None,
-            "names": entry.names,
-            "authors": entry.authors,
         }
         for name, entry in data.mix.items()
     }

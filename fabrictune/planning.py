@@ -29,13 +29,12 @@ from fabrictune import (
     zero,
 )
 from fabrictune.batches import Batches
-from fabrictune.config import GENERATED, MAIN, Config, Dtype, LauncherKind, Offload, Optimizer
+from fabrictune.config import MAIN, Config, Dtype, LauncherKind, Offload, Optimizer
 from fabrictune.log import logger
 from fabrictune.packing import Row
 
 EVEN = {"tool": 1.0, "arguments": 1.0, "answer": 1.0}  # of test rows, so that runs of other weights can be compared
 ALL_LINEAR = "all-linear"
-MIX_KEYS = ("source", "count", "ratio", "tested", "plain", "languages", "names", "authors")
 # What may be another after a resume: it changes the memory and what is shown, not what is computed.
 ESTIMATED = 16  # steps of an epoch whose rows are laid out to estimate the tokens of all
 FREE = ("row_tokens", "gradient_checkpointing", "samples", "sample_tokens")
@@ -55,8 +54,7 @@ def converted_folder(config: Config) -> Path:
         wanted = _conversion(config)
         own = {key: value for key, value in known.items() if key in wanted}
         own["mix"] = {
-            name: {key: value for key, value in entry.items() if key in MIX_KEYS}
-            for name, entry in known["mix"].items()
+            name: {key: value for key, value in entry.items() if key != "files"} for name, entry in known["mix"].items()
         }
         changed = list(record.differences(own, json.loads(json.dumps(wanted))))
         if changed:
@@ -70,19 +68,6 @@ def converted_folder(config: Config) -> Path:
 def _conversion(config: Config) -> dict[str, Any]:
     """Of what a conversion depends on, what can be told without its files."""
     data = config.data
-    mix = {
-        name: {
-            "source": entry.source.value,
-            "count": entry.count,
-            "ratio": entry.ratio,
-            "tested": entry.is_tested,
-            "plain": entry.is_plain,
-            "languages": entry.spoken if entry.source in GENERATED else None,
-            "names": entry.names,
-            "authors": entry.authors,
-        }
-        for name, entry in data.mix.items()
-    }
     keys = ("other_break", "test_ratio", "heldout_families", "heldout_max")
     return {
         "seed": config.seed,
@@ -90,7 +75,7 @@ def _conversion(config: Config) -> dict[str, Any]:
         "language": data.language.value,
         "shapes": asdict(data.shapes),
         "long": data.long.value,
-        "mix": mix,
+        "mix": {name: entry.values() for name, entry in data.mix.items()},
     } | {key: getattr(data, key) for key in keys}
 
 
