@@ -184,14 +184,29 @@ class RowTrainer(Trainer):
             self.control.should_evaluate = self.control.should_save = False
             self.control.should_training_stop = True
 
-    def make_up_evaluation(self) -> None:
-        """The evaluation that was given up when the run was asked to stop, as if it had not been."""
-        self.evaluation_due = False
+    def train(self, *given: Any, **more: Any) -> Any:
+        """Trainer's result; None if it was asked to stop before its first step, in an evaluation that was due."""
         try:
-            self._determine_best_metric(self.evaluate(), None)
+            return super().train(*given, **more)
         except _EvaluationStopped:
-            self.stopped = self.evaluation_due = self.control.should_training_stop = True
-        self._save_checkpoint(self.model_wrapped)
+            self.stopped = True  # the checkpoint that it came from stands as it is
+            return None
+
+    def make_up_evaluation(self) -> None:
+        """The evaluation that was given up to stop the run; of its checkpoint the state alone changes."""
+        self._determine_best_metric(self.evaluate(), None)
+        self.evaluation_due = False
+        if self.args.should_save:
+            folder = Path(self.args.output_dir)
+            final, best = (
+                folder / f"{CHECKPOINT}{step}" for step in (self.state.global_step, self.state.best_global_step)
+            )
+            aside = final / f".{TRAINER_STATE_NAME}.part"
+            self._write_state(aside, best)
+            _force_to_disk(final)
+            aside.replace(final / TRAINER_STATE_NAME)
+            _keep_only(folder, {final, best})
+        self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """Writes checkpoint-N aside and renames it, so that what has the name is whole; keeps the best and the last.
