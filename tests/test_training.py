@@ -261,10 +261,10 @@ def test_two_ranks_train_as_one_does(converted, one_rank, first_loss, tiny_model
     run = script(*overrides(tiny_model, tmp_path, *words))
     assert run.returncode == 0, run.stderr[-3000:]
     assert metrics(folder, "loss")[0] == pytest.approx(first_loss, rel=1e-5)
-    assert metrics(folder, "eval_loss") == pytest.approx(metrics(one_rank, "eval_loss"), rel=2e-6)
-    assert metrics(folder, "loss") == pytest.approx(metrics(one_rank, "loss"), rel=2e-6)
+    assert metrics(folder, "eval_loss") == pytest.approx(metrics(one_rank, "eval_loss"), rel=1e-5)
+    assert metrics(folder, "loss") == pytest.approx(metrics(one_rank, "loss"), rel=1e-5)
     if "zero=0" not in launcher:  # where DeepSpeed tells no norm
-        assert metrics(folder, "grad_norm") == pytest.approx(metrics(one_rank, "grad_norm"), rel=2e-6)
+        assert metrics(folder, "grad_norm") == pytest.approx(metrics(one_rank, "grad_norm"), rel=1e-5)
     merging.merge(config(tiny_model, tmp_path, *words))  # takes only an adapter in peft's layout that fits the base
     assert (tmp_path / "default" / "main" / "merge" / "model" / "model.safetensors").exists()
 
