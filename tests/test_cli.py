@@ -36,7 +36,7 @@ def complaint(script: str, *overrides: str) -> str:
             ["{folder}/none.jsonl", "no such file", "give the path of the data"],
         ),
         ("train.py", [], ["{folder}/mine/main/convert", "is missing", "python convert.py name=mine"]),
-        ("merge.py", [], ["{folder}/mine/main/train", "is missing", "python train.py name=mine variant=main"]),
+        ("merge.py", [], ["{folder}/mine/main/train", "is missing", "python train.py name=mine outputs={folder}"]),
     ],
 )
 def test_what_is_missing_is_named_with_what_to_do(
