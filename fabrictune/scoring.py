@@ -1,62 +1,80 @@
-"""Is this turn right, and which kind of wrong: the judge of what a model did, pure and driven by the expected dialogue.
+"""Is this turn or this reply right, and which kind of wrong: the judge of what a model did, pure.
 
-First call and whole turn are judged strictly (right tool, right arguments, in order, nothing extra). The answer is
-judged by what can be checked without another model: it must state no number and no URL that nobody told it, must not
-deny a result it got, and must take up something of the last result.
+Calls are judged strictly (right tool, right arguments, in order, nothing extra) and as the client reads them; what is
+said of an answer is `grounding`'s. Failures have the names of `measures`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
-from fabrictune.dialogue import Attempt, Call, Dialogue, Played, Turn
+from fabrictune import client, grounding
+from fabrictune.dialogue import Attempt, Dialogue, Json, Played, Reply, same_json
+from fabrictune.measures import KINDS, MALFORMED
+from fabrictune.protocol import V072, Dialect
 
-# The four failures that the tutorial names, then further ones.
-TUTORIAL_KINDS = ("no_call", "wrong_arguments", "bad_summary", "not_stopped")
-KINDS = (*TUTORIAL_KINDS, "wrong_tool", "unknown_tool", "needless_call", "no_answer")
+CALL_KINDS = ("no_call", "wrong_arguments", "wrong_tool")  # failures that only a call that was due can have
+OBSERVATION = "Observation:"  # where every server cuts a reply
+ACTION = re.compile(r"^[ \t]*Action:[ \t]*(.*)$", re.MULTILINE)
+INPUT = re.compile(r"^[ \t]*Action Input:", re.MULTILINE)
+OPENING = re.compile(r"Action:[ \t]*(.+)\n[ \t]*Action Input:[ \t]*(?=\{)")
+# Ways to call of other clients and models: Hermes, Qwen, Mistral, InternLM, Gemma, DeepSeek, LangChain.
+FOREIGN = re.compile(
+    r"</?tool_call>|</?function_?calls?>|<function=|<invoke |<tool_code>|```tool_code|\[TOOL_CALLS\]"
+    r"|<start_function_call>|<\|(?:tool_call|action_start|plugin)|<｜tool|✿FUNCTION✿"
+    r"|Action(?: Input)?：|^[ \t]*(?:action|ACTION)(?:[ _](?:input|INPUT))?:[ \t]*[\w{]"
+    r"|^[ \t]*(?:动作|行动|调用工具|工具调用)[ \t]?[:：][ \t]?[A-Za-z_]\w"
+    r"|\{\s{0,20}[\"']name[\"']\s{0,9}:\s{0,9}[\"'][^\"'\n]{1,80}[\"']\s{0,9},\s{0,20}[\"'](?:arguments|parameters|args|input)[\"']"
+    r"|\{\s{0,20}[\"'](?:action|tool|function|tool_name|function_name)[\"']\s{0,9}:\s{0,9}[\"'][^\"'\n]{1,80}[\"']\s{0,9},"
+    r"\s{0,20}[\"'](?:action_input|tool_input|arguments|parameters|args|input)[\"']"
+    r"|[\"']function[\"']\s{0,9}:\s{0,9}\{\s{0,20}[\"']name[\"']",
+    re.MULTILINE,
+)
 
-DENIAL = re.compile(
-    r"\b(?:can ?not|can't|could not|couldn't)\s+(?:\w+ly\s+)?(?:access|answer|assist|book|check|complete|determine"
-    r"|display|do|fetch|find|get|give|help|look|obtain|perform|process|provide|retrieve|see|show|tell)\b"
-    r"|\b(?:unable|not able) to\b|\bfailed to\b|\b(?:do not|don't) have (?:access|any|the|enough|real)\b"
-    r"|\bno (?:results?|information|data) (?:was|were|is|are|found|available)\b|\b(?:was|were) not found\b"
-    r"|无法|不能(?:获取|查询|查到|提供|显示|展示|找到|完成|帮)|没能|未能|没有(?:找到|查到|获取|查询到|相关)|未找到|未查到"
-    r"|查不到|找不到|获取不到|(?:获取|查询|调用|预订|操作)失败",
-    re.IGNORECASE,
-)
-# Any way of saying that something went wrong; far wider than DENIAL, because it must let every honest answer pass.
-TROUBLE = re.compile(
-    r"\b(?:no|not|none|can ?not|unable|sorry|unfortunately|invalid|unavailable|missing|timed? ?out|unknown)\b|n't\b"
-    r"|fail|error|problem|issue|wrong|down\b|again|later|失败|错误|出错|异常|无法|不能|不到|不可用|没|未|抱歉|不存在|无效|超时|稍后|问题",
-    re.IGNORECASE,
-)
-FAILED = re.compile(
-    r"error|fail|time[d-]? ?out|unavailable|invalid|not found|refused|失败|错误|出错|异常|超时|不存在|无效|不可用",
-    re.IGNORECASE,
-)
-URL = re.compile(r"https?://[^\s()\[\]<>\"'`，。；、）】》“”]+")
-# A dash is a sign unless it joins two things, as in 2024-05-01, A-1001, 3℃-5℃ and 3度-5度.
-NUMBER = re.compile(
-    r"(?<![A-Za-z0-9_.)℃°%])(?<!\d[\u3400-\u9fff])-\d[\d,]*(?:\.\d+)?"
-    r"|\d+(?:,\d{3})*(?!,?\d)(?:\.\d+)?|\d+(?:\.\d+)?"
-)
-LIST_MARKER = re.compile(r"^\s*\d+[.)、．]\s", re.MULTILINE)
-MINUS = re.compile(r"minus|below|negative|零下|负", re.IGNORECASE)
-WORD = re.compile(r"[a-z][a-z'-]{2,}[a-z]", re.IGNORECASE)
-CJK = re.compile(r"[\u3400-\u9fff]{2,}")
+
+@dataclass(frozen=True)
+class StepVerdict:
+    """On one call that was due. `made` is the tool called in its place, None if none was.
+
+    `argument_em` asks for the same tool and arguments that are the same JSON, `argument_f1` is that of MSAgent-Eval
+    (arXiv 2309.00986, 4.1) and ToolBench by JSON values, from 0 to 1. `exact`: the call does what was due.
+    """
+
+    due: str
+    made: str | None
+    tool_em: bool
+    argument_em: bool
+    argument_f1: float
+    exact: bool
+
+    def row(self) -> dict[str, Json]:
+        """One of the "steps" of a row of predictions.jsonl."""
+        measures = {
+            "tool_em": [float(self.tool_em), 1],
+            "argument_em": [float(self.argument_em), 1],
+            "argument_f1": [self.argument_f1, 1],
+            "exact_call": [float(self.exact), 1],
+        }
+        return {"due": self.due, "made": self.made, "measures": measures}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with a turn: `kinds`, none of them if it succeeded. `first_call` is None where no call was due."""
+    """What is wrong with a turn: `kinds`, none of them if it succeeded, and how calls were `malformed`.
+
+    `first_call` says whether the first call was exact, None where none was due. `steps` has a verdict for each call
+    that was due, in order; `measures` the sum and the count of each measure of the turn that applies.
+    """
 
     first_call: bool | None
     kinds: tuple[str, ...]
+    malformed: tuple[str, ...]
+    steps: tuple[StepVerdict, ...]
+    measures: dict[str, list[float]]
 
     @property
     def success(self) -> bool:
@@ -64,169 +82,298 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A verdict with the labels that scores are grouped by."""
+class ReplyVerdict:
+    """What is wrong with one reply. `step` is None where no call was due, `rouge_l` where no answer was.
 
-    model: str
-    seen: bool
-    family: str
-    verdict: Verdict
+    `called` is the tool that the client finds in the reply, None if none.
+    """
+
+    kinds: tuple[str, ...]
+    malformed: tuple[str, ...]
+    step: StepVerdict | None
+    called: str | None
+    rouge_l: float | None
 
 
-def judge(dialogue: Dialogue, number: int, played: Played) -> Verdict:
+@dataclass(frozen=True)
+class _Try:
+    """A reply that calls or tries to: what the client finds in it, None if nothing, and how it is malformed, if so."""
+
+    attempt: Attempt | None
+    malformed: str | None = None
+
+    def makes(self, due: Attempt) -> bool:
+        return self.attempt is not None and not self.malformed and _is_same_call(self.attempt, due)
+
+
+def judge(dialogue: Dialogue, number: int, played: Played, dialect: Dialect) -> Verdict:
     """The verdict on turn `number` (from 0) of the dialogue, whose earlier turns went as expected."""
     turn = dialogue.turns[number]
-    due = [step.call for step in turn.steps]
+    due = [Attempt(step.call.name, "", step.call.arguments, "") for step in turn.steps]
     offered = {tool.name for tool in dialogue.tools}
-    call_kind = _call_kind(due, played.attempts, offered)
-    kinds = {call_kind} if call_kind else set()
-    if not _has_stopped(due, played):
+    tries = _tries(played, turn.answer, offered, dialect)
+    answer = None if tries and tries[-1].attempt is None else played.answer
+    kinds = _call_kinds(due, tries, offered)
+    checked: dict[str, bool] = {}
+    if not kinds and answer is not None:
+        checked = _checked(dialogue, number, answer) if due else {"no_answer": not answer.strip()}
+    kinds |= {kind for kind in KINDS if checked.get(kind)}
+    if not played.ended or not all(reply.stopped for reply in played.replies):
         kinds.add("not_stopped")
-    if call_kind is None and played.answer is not None:
-        if not turn.steps:
-            kinds |= set() if played.answer.strip() else {"no_answer"}
-        elif is_bad_summary(dialogue, number, played.answer):
-            kinds.add("bad_summary")
-    first = bool(played.attempts) and played.attempts[0].makes(due[0]) if due else None
-    return Verdict(first, tuple(kind for kind in KINDS if kind in kinds))
-
-
-def _call_kind(due: Sequence[Call], attempts: Sequence[Attempt], offered: set[str]) -> str | None:
-    """The failure at the first place where the attempts leave the calls that were due, None if they never do."""
-    for attempt, call in zip(attempts, due, strict=False):
-        if not attempt.makes(call):
-            if attempt.name == call.name:
-                return "wrong_arguments"
-            return "wrong_tool" if attempt.name in offered else "unknown_tool"
-    if len(attempts) < len(due):
-        return "no_call"
-    if len(attempts) > len(due):
-        extra = attempts[len(due)]
-        if extra.name not in offered:
-            return "unknown_tool"
-        return "not_stopped" if _is_repeated(attempts, len(due)) else "needless_call"
-    return None
-
-
-def _has_stopped(due: Sequence[Call], played: Played) -> bool:
-    """Whether every reply came to its end, the loop did, and no call was made again that was not due again."""
-    repeated = any(
-        _is_repeated(played.attempts, position) and not (position < len(due) and attempt.makes(due[position]))
-        for position, attempt in enumerate(played.attempts)
-    )
-    return played.ended and not repeated and all(reply.stopped for reply in played.replies)
-
-
-def _is_repeated(attempts: Sequence[Attempt], position: int) -> bool:
-    """Whether an earlier attempt was the same call."""
-    attempt = attempts[position]
-    return any(
-        earlier.makes(Call(attempt.name, attempt.arguments))
-        if attempt.arguments is not None
-        else (earlier.name, earlier.text) == (attempt.name, attempt.text)
-        for earlier in attempts[:position]
+    first = (bool(tries) and tries[0].makes(due[0])) if due else None
+    return Verdict(
+        first,
+        _in_order(kinds, KINDS),
+        _in_order({one.malformed for one in tries}, MALFORMED),
+        tuple(_step(call, made.attempt if made else None) for call, made in _aligned(due, tries) if call),
+        _measures(first, kinds, checked, grounding.rouge_l(turn.answer, answer) if answer is not None else 0.0),
     )
 
 
-def is_bad_summary(dialogue: Dialogue, number: int, answer: str) -> bool:
-    """Whether the answer after all the right calls contradicts or ignores what the tools returned, or adds to it."""
+def judge_reply(expected: str, reply: Reply, dialect: Dialect, offered: Collection[str] | None = None) -> ReplyVerdict:
+    """The verdict on one reply, by the text of the reply wanted; a call is due if the client finds one in that.
+
+    Calls of unknown tools are told from those of wrong ones only where the names `offered` are given.
+    """
+    due, made = _found(expected, dialect), _found(reply.text, dialect)
+    tried: _Try | None
+    if made is None:
+        names = {*(offered or ()), *({due.name} if due else ())}
+        tried = _stray(reply, "" if due else expected, names)
+    else:
+        is_right = due is not None and _is_same_call(due, made)
+        tried = _Try(made) if is_right else _read(made, reply, dialect)
+    kinds = _kinds_at(due, tried, offered)
+    if not due and not tried and not reply.text.strip():
+        kinds.add("no_answer")
+    if not reply.stopped:
+        kinds.add("not_stopped")
+    attempt = tried.attempt if tried else None
+    return ReplyVerdict(
+        _in_order(kinds, KINDS),
+        _in_order({tried.malformed} if tried else (), MALFORMED),
+        _step(due, attempt) if due else None,
+        attempt.name if attempt else None,
+        None if due else 0.0 if tried else grounding.rouge_l(expected, reply.text),
+    )
+
+
+def _measures(
+    first_call: bool | None, kinds: Collection[str], checked: dict[str, bool], rouge_l: float
+) -> dict[str, list[float]]:
+    """The turn's own measures; those of single calls are in its steps. A missing answer scores 0 in ROUGE-L."""
+    found: dict[str, bool | float] = {"success": not kinds}
+    if first_call is not None:
+        found |= {"first_call": first_call} | {kind: kind in kinds for kind in CALL_KINDS}
+    found |= {kind: kind in kinds for kind in KINDS if kind not in CALL_KINDS and kind != "bad_summary"}
+    found |= {name: value for name, value in checked.items() if name != "no_answer"}
+    found["rouge_l"] = rouge_l
+    return {name: [float(value), 1] for name, value in found.items()}
+
+
+# The kinds of failure
+
+
+def _call_kinds(due: Sequence[Attempt], tries: Sequence[_Try], offered: Collection[str]) -> set[str]:
+    """What is wrong where the tries first leave the calls that were due, and any malformed or repeated call."""
+    kinds = {"malformed"} if any(one.malformed for one in tries) else set()
+    repeated = {place for place in range(len(tries)) if _is_repeated(tries, place)}
+    if any(place >= len(due) or not tries[place].makes(due[place]) for place in repeated):
+        kinds.add("repeated_call")
+    for place, (call, made) in enumerate(_aligned(due, tries)):
+        here = _kinds_at(call, made, offered)
+        if here:
+            return kinds | (here - {"needless_call"} if place in repeated else here)
+    return kinds
+
+
+def _kinds_at(due: Attempt | None, made: _Try | None, offered: Collection[str] | None) -> set[str]:
+    """What is wrong with what was made of a call that was due, or made where none was."""
+    if made is None:
+        return {"no_call"} if due else set()
+    name = made.attempt.name if made.attempt else ""
+    is_unknown = offered is not None and name not in offered
+    if due is None:
+        return {"malformed", "needless_call"} if made.malformed else {"unknown_tool" if is_unknown else "needless_call"}
+    if made.makes(due):
+        return set()
+    kinds = {"malformed"} if made.malformed else set()
+    if name.strip() and name != due.name:
+        return kinds | {"unknown_tool" if is_unknown else "wrong_tool"}
+    return kinds or {"wrong_arguments"}
+
+
+def _checked(dialogue: Dialogue, number: int, answer: str) -> dict[str, bool]:
+    """What is found in an answer after all the right calls: grounded, contradiction, and bad_summary, their sum."""
     turn = dialogue.turns[number]
-    return (
-        not answer.strip()
-        or _contradicts(turn, answer)
-        or not is_grounded(answer, _told(dialogue, number))
-        or _ignores(turn, answer)
+    grounded = grounding.unfounded(answer, grounding.told(dialogue, number)) is None
+    contradiction = grounding.contradicts(turn, answer)
+    bad = not answer.strip() or not grounded or contradiction or grounding.ignores(turn, answer)
+    return {"grounded": grounded, "contradiction": contradiction, "bad_summary": bad}
+
+
+def _is_repeated(tries: Sequence[_Try], place: int) -> bool:
+    """Whether an earlier try was the same call."""
+    attempt = tries[place].attempt
+    return attempt is not None and any(
+        earlier.attempt is not None and _is_same_call(earlier.attempt, attempt) for earlier in tries[:place]
     )
 
 
-def _contradicts(turn: Turn, answer: str) -> bool:
-    """Whether the answer denies a result, or claims one where the expected answer tells of a failure."""
-    failed = DENIAL.search(turn.answer) or (FAILED.search(turn.steps[-1].observation) and TROUBLE.search(turn.answer))
-    return not TROUBLE.search(answer) if failed else bool(DENIAL.search(answer))
-
-
-def _told(dialogue: Dialogue, number: int) -> str:
-    """All that an answer may draw on: what was said and returned so far, the calls made, and the expected answer."""
-    told = [dialogue.knowledge, dialogue.turns[number].answer]
-    for turn in dialogue.turns[: number + 1]:
-        told.append(turn.query)
-        for step in turn.steps:
-            told += [_readable(step.observation), json.dumps(step.call.arguments, ensure_ascii=False)]
-    return "\n".join(told)
-
-
-def is_grounded(answer: str, told: str) -> bool:
-    """Whether every URL and every number of the answer occurs in what was told, however the number is written."""
-    urls = set(_urls(told))
-    if any(url not in urls for url in _urls(answer)):
+def _is_same_call(left: Attempt, right: Attempt) -> bool:
+    if left.name != right.name:
         return False
-    known = set(_numbers(told)) | set(_numbers(told.replace(",", " ")))
-    prose = LIST_MARKER.sub("", URL.sub(" ", answer))
-    negated = {number.copy_negate() for number in known} if MINUS.search(answer) else set()
-    return all(_is_known(text, known | negated) for text in NUMBER.findall(prose))
+    if left.arguments is None or right.arguments is None:
+        return left.arguments is right.arguments and left.text.strip() == right.text.strip()
+    return _is_same(left.arguments, right.arguments)
 
 
-def _is_known(text: str, known: set[Decimal]) -> bool:
-    """1,234 may be one number or two."""
-    return _value(text) in known or ("," in text and all(_value(part) in known for part in text.split(",") if part))
-
-
-def _ignores(turn: Turn, answer: str) -> bool:
-    """Whether the answer takes up nothing of the last result although the expected answer does."""
-    result = _readable(turn.steps[-1].observation)
-    news = _marks(result) - _marks(turn.query)
-    return bool(news & _marks(turn.answer)) and not news & _marks(answer)
-
-
-def _marks(text: str) -> set[object]:
-    """What a text can be recognised by: URLs, numbers, words of four letters and more, pairs of Chinese characters."""
-    pairs = (run[at : at + 2] for run in CJK.findall(text) for at in range(len(run) - 1))
-    return {*_urls(text), *_numbers(text), *(word.lower() for word in WORD.findall(text)), *pairs}
-
-
-def _urls(text: str) -> list[str]:
-    return [url.rstrip(".,;:!?*_") for url in URL.findall(text)]
-
-
-def _numbers(text: str) -> list[Decimal]:
-    return [_value(match) for match in NUMBER.findall(text)]
-
-
-def _value(text: str) -> Decimal:
-    return Decimal(text.replace(",", ""))
-
-
-def _readable(observation: str) -> str:
-    """The observation with JSON's escapes undone, which hide words and URLs."""
+def _is_same(left: Json, right: Json) -> bool:
     try:
-        return json.dumps(json.loads(observation), ensure_ascii=False)
+        return same_json(left, right)
+    except RecursionError:  # two values nested some 300 deep, which only a model in a loop writes
+        return False
+
+
+def _aligned(due: Sequence[Attempt], tries: Sequence[_Try]) -> list[tuple[Attempt | None, _Try | None]]:
+    return list(zip_longest(due, tries))
+
+
+def _in_order(kinds: Collection[str | None], names: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in kinds)
+
+
+# One call that was due
+
+
+def _step(due: Attempt, made: Attempt | None) -> StepVerdict:
+    if made is None or made.name != due.name:
+        return StepVerdict(due.name, made.name if made else None, False, False, 0.0, False)
+    exact = _is_same_call(made, due)
+    f1 = 1.0 if exact else _argument_f1(due.arguments or {}, made.arguments)
+    return StepVerdict(due.name, made.name, True, exact, f1, exact)
+
+
+def _argument_f1(due: dict[str, Json], made: dict[str, Json] | None) -> float:
+    """A right key counts half, with the right value whole: over the arguments made (precision) and due (recall)."""
+    if made is None or not due or not made:
+        return float(made == due)
+    shared = due.keys() & made.keys()
+    matched = sum(1.0 if _is_same(due[key], made[key]) else 0.5 for key in shared)
+    return 2 * matched / (len(due) + len(made))
+
+
+# How a call is malformed
+
+
+def _tries(played: Played, wanted: str, offered: Collection[str], dialect: Dialect) -> list[_Try]:
+    """The calls that the client made, and at the end a reply in which it found none although one was meant."""
+    replies = [*played.replies, *[Reply("", True)] * len(played.attempts)]
+    tries = [_read(attempt, reply, dialect) for attempt, reply in zip(played.attempts, replies, strict=False)]
+    if played.answer is not None:
+        stopped = played.replies[-1].stopped if played.replies else True
+        stray = _stray(Reply(played.answer, stopped), wanted, offered)
+        tries += [stray] if stray else []
+    return tries
+
+
+def _found(text: str, dialect: Dialect) -> Attempt | None:
+    """The call that the client finds in a reply that its server has cut."""
+    found = dialect.find_call(_cut(text))
+    if found is None:
+        return None
+    value = _value(found[1])
+    return Attempt(found[0], found[1], value if isinstance(value, dict) else None, "")
+
+
+def _read(attempt: Attempt, reply: Reply, dialect: Dialect) -> _Try:
+    """The attempt that the client made of a reply, and how it is malformed."""
+    if not attempt.name.strip():
+        return _Try(attempt, "no_name")
+    if attempt.arguments is not None:
+        return _Try(attempt)
+    text = _cut(reply.text)
+    if dialect == V072:  # the only client that stops reading at the end of the line
+        written = text.partition(f"Action: {attempt.name}\nAction Input: {attempt.text}")[2]
+        if written.strip() and isinstance(_value(attempt.text + written), dict):
+            return _Try(attempt, "many_lines")
+    return _Try(replace(attempt, name=_meant(attempt.name, text)), _fault(attempt.text, reply.stopped))
+
+
+def _stray(reply: Reply, wanted: str, names: Collection[str]) -> _Try | None:
+    """A call that was meant in a reply in which the client finds none; None if none was, as in the answer `wanted`."""
+    kind = _stray_kind(_cut(reply.text), reply.stopped, names)
+    return _Try(None, kind) if kind and not _stray_kind(wanted, True, names) else None
+
+
+def _stray_kind(text: str, stopped: bool, names: Collection[str]) -> str | None:
+    actions, inputs = list(ACTION.finditer(text)), list(INPUT.finditer(text))
+    if inputs and (not actions or actions[0].start() > inputs[0].start()):
+        return "no_name"
+    if inputs and actions[-1].start() < inputs[-1].start():
+        if not actions[-1][1].strip():
+            return "no_name"
+        arguments = text[inputs[-1].end() :].rstrip()
+        if isinstance(_value(arguments), dict):
+            return "many_lines" if "\n" in arguments else "foreign"
+        return _fault(arguments, stopped)
+    if actions and _is_tool_name(actions[-1][1].strip(), names):
+        is_cut = not stopped and not text[actions[-1].end() :].strip()
+        return "cut_off" if is_cut else "no_arguments"
+    return "foreign" if FOREIGN.search(text) or _has_python_call(text, names) else None
+
+
+def _is_tool_name(text: str, names: Collection[str]) -> bool:
+    """Whether what follows "Action:" names a tool; people write "Action: restart the router." too."""
+    return text in names or (text.isascii() and text.isidentifier())
+
+
+def _has_python_call(text: str, names: Collection[str]) -> bool:
+    """Whether a line begins with a call as Python writes it."""
+    tool = "|".join(map(re.escape, names))
+    return bool(names) and re.search(rf"^[ \t]*[`\[]?(?:{tool})\(", text, re.MULTILINE) is not None
+
+
+def _fault(arguments: str, stopped: bool) -> str:
+    """How arguments are malformed of which the client can make no object."""
+    if not stopped and arguments.lstrip()[:1] in ("", "{") and not _begins_with_object(arguments):
+        return "cut_off"
+    return "bad_json" if _value(arguments) is _NOTHING else "no_object"
+
+
+def _meant(name: str, text: str) -> str:
+    """The tool that was meant by a call that the client read as that of `name`.
+
+    The April client takes the protocol's words inside a string argument for the next call.
+    """
+    opening = OPENING.search(text)
+    end = _end_of_object(text, opening.end()) if opening else None
+    is_inside = opening is not None and end is not None and opening.end() < text.rfind("Action:") < end
+    return opening[1].strip() if opening and is_inside else name
+
+
+def _begins_with_object(text: str) -> bool:
+    return _end_of_object(text.lstrip(), 0) is not None
+
+
+def _end_of_object(text: str, start: int) -> int | None:
+    """Where the JSON object that begins at `start` ends, None where none does."""
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[1]
     except (ValueError, RecursionError):
-        return observation
+        return None
 
 
-def aggregate(scored: Iterable[Scored]) -> dict[str, Any]:
-    """{model: {"seen" or "unseen": a row with {"families": {family: row}} beside}}; `_row` makes a row."""
-    groups: dict[str, dict[str, dict[str, list[Verdict]]]] = {}
-    for item in scored:
-        families = groups.setdefault(item.model, {}).setdefault("seen" if item.seen else "unseen", {})
-        families.setdefault(item.family, []).append(item.verdict)
-    return {
-        model: {
-            split: _row([verdict for verdicts in families.values() for verdict in verdicts])
-            | {"families": {family: _row(families[family]) for family in sorted(families)}}
-            for split, families in sorted(splits.items())
-        }
-        for model, splits in groups.items()
-    }
+_NOTHING = object()
 
 
-def _row(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Turns, those with a call due, the share of exact first calls among these, of successes, and the failures."""
-    first = [verdict.first_call for verdict in verdicts if verdict.first_call is not None]
-    return {
-        "turns": len(verdicts),
-        "calls_due": len(first),
-        "first_call": sum(first) / len(first) if first else None,
-        "success": sum(verdict.success for verdict in verdicts) / len(verdicts),
-        "failures": {kind: sum(kind in verdict.kinds for verdict in verdicts) for kind in KINDS},
-    }
+def _value(text: str) -> Json:
+    """What the client reads, _NOTHING if it can read nothing."""
+    try:
+        return client.parse_arguments(text)
+    except ValueError:
+        return _NOTHING
+
+
+def _cut(text: str) -> str:
+    return text.partition(OBSERVATION)[0]
