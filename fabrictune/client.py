@@ -1,18 +1,15 @@
 """AgentFabric's client: the loop of requests for one user message, and the tools that it runs.
 
-The strings are `protocol`'s. `ask` is how a request gets its reply: `asker` speaks to an OpenAI-compatible endpoint, a
-test answers from a recording.
+The strings are `protocol`'s. `ask` is how a request gets its reply: `endpoints.connect` gives one that speaks to an
+OpenAI-compatible endpoint, a test answers from a recording.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import json5
-import openai
-from openai.types.chat import ChatCompletion
 
 from fabrictune import protocol
 from fabrictune.dialogue import Attempt, Json, Message, Played, Reply, Role, Tool, Turn
@@ -126,70 +123,3 @@ def _unrecorded(required: dict[str, list[str]], name: str, text: str) -> str:
     except (KeyError, TypeError, ValueError) as error:
         return protocol.failure(name, text, str(error))
     return NO_DATA
-
-
-def asker(endpoint: openai.AsyncOpenAI, max_new_tokens: int | None = None, temperature: float | None = None) -> Ask:
-    """Asks an endpoint. Raises ConnectionError where it cannot be reached, RuntimeError where it refuses.
-
-    The client itself sends neither bound nor temperature. An evaluation gives them, so that a model that never stops
-    costs a bounded time and two runs can be compared.
-    """
-    bounds: dict[str, Any] = {}
-    if max_new_tokens is not None:
-        bounds["max_tokens"] = max_new_tokens
-    if temperature is not None:
-        bounds["temperature"] = temperature
-
-    async def ask(body: dict[str, Json]) -> Reply:
-        try:
-            completion = await endpoint.chat.completions.create(**_encodable(body), **bounds)
-        except openai.OpenAIError as error:
-            if _is_too_long(error):
-                return Reply("", stopped=False)  # the trace of a model that calls and calls outgrows its context
-            raise refusal(endpoint, error) from error
-        if not isinstance(completion, ChatCompletion):
-            raise RuntimeError(f"{_address(endpoint)} did not answer as an OpenAI-compatible endpoint does")
-        choice = completion.choices[0] if completion.choices else None
-        if choice is None:
-            return Reply("", stopped=False)
-        return Reply(choice.message.content or "", stopped=choice.finish_reason == "stop")
-
-    return ask
-
-
-async def first_model(endpoint: openai.AsyncOpenAI) -> str:
-    """The name of the first model that the endpoint lists. Raises as `asker` does."""
-    try:
-        page = await endpoint.models.list()
-    except openai.OpenAIError as error:
-        raise refusal(endpoint, error) from error
-    listed = getattr(page, "data", None)
-    if not listed:
-        raise RuntimeError(f"{_address(endpoint)} lists no model; name one with eval.model_name=")
-    return str(listed[0].id)
-
-
-def refusal(endpoint: openai.AsyncOpenAI, error: openai.OpenAIError) -> Exception:
-    """The error in one sentence: a ConnectionError where the endpoint was not reached, else a RuntimeError."""
-    if isinstance(error, openai.APITimeoutError):
-        return ConnectionError(f"{_address(endpoint)} gave no answer within {endpoint.timeout} seconds")
-    if isinstance(error, openai.APIConnectionError):
-        return ConnectionError(f"{_address(endpoint)} cannot be reached ({error.__cause__ or error})")
-    return RuntimeError(f"{_address(endpoint)} refused a request: {' '.join(str(error).split())[:300]}")
-
-
-def _address(endpoint: openai.AsyncOpenAI) -> str:
-    return str(endpoint.base_url.copy_with(userinfo=b""))  # an error message is no place for a password
-
-
-def _is_too_long(error: openai.OpenAIError) -> bool:
-    return isinstance(error, openai.BadRequestError) and "context length" in str(error)
-
-
-def _encodable(body: dict[str, Json]) -> dict[str, Json]:
-    """The body with a question mark for each lone surrogate, which a model may write but UTF-8 cannot hold."""
-    messages = [
-        message | {"content": message["content"].encode("utf-8", "replace").decode("utf-8")}
-        for message in body["messages"]
-    ]
-    return body | {"messages": messages}

@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,9 +146,3 @@ def test_whatever_a_model_writes_as_arguments_becomes_an_observation(text: str) 
 @pytest.mark.parametrize("text", ["[" * 9000, "{'a':" * 1900, "x" * 100_000, "\ud800", '{"order_id": "\ud800"}'])
 def test_monstrous_arguments_become_an_observation(text: str) -> None:
     assert isinstance(client.recorded_tools([ORDER], TURN)("order_lookup", text), str)
-
-
-def test_an_endpoint_that_is_not_there_is_named() -> None:
-    endpoint = openai.AsyncOpenAI(base_url="http://127.0.0.1:9/v1", api_key="EMPTY", max_retries=0)
-    with pytest.raises(ConnectionError, match=r"http://127.0.0.1:9/v1/ cannot be reached"):
-        asyncio.run(client.asker(endpoint)(protocol.request("m", [Message("user", "hello \ud800")])))
