@@ -28,7 +28,8 @@ from fabrictune.histogram import REACH, Histogram
 class SourceCard:
     """One source: what it is, how many of its rows were read, and what became of them.
 
-    `not_drawn` are rows beyond the number wanted, `not_used` those that may not be trained on beside the test set.
+    `not_drawn` are rows beyond the number wanted, `not_used` those that may not be trained on beside the test set,
+    `held_back` those kept to test general chat on.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SourceCard:
     rejected: int
     not_drawn: int
     not_used: int
+    held_back: int
     long: int | None  # exchanges beyond max_length; None where tokens are not counted
     train: int
     test: int

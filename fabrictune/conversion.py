@@ -34,10 +34,14 @@ from fabrictune.summary import SourceSummary, Summary
 
 SAMPLES = 10  # dialogues shown on the card
 FILES = ("train.jsonl", "test.jsonl", "test_dialogues.jsonl")
+GENERAL_FILE = "test_general.jsonl"  # only where rows are held back
 
 
 def convert(config: Config) -> None:
-    """Writes train.jsonl, test.jsonl, test_dialogues.jsonl, rejects.jsonl, stats.json and card.html into the folder."""
+    """Writes train.jsonl, test.jsonl, test_dialogues.jsonl, rejects.jsonl, stats.json and card.html into the folder.
+
+    Where rows of general chat are held back, they are in test_general.jsonl.
+    """
     folder = config.run_folder / "convert"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or its threads, once begun here, would block every forked worker
     paths = _all_paths(config)
@@ -60,6 +64,7 @@ def convert(config: Config) -> None:
                     rows=_rows(entry, config, paths[name]),
                     is_generated=entry.source in GENERATED,
                     is_tested=entry.is_tested,
+                    held_back=_held_back(entry, config.data),
                     shelf=shelf,
                 )
             )
@@ -67,12 +72,13 @@ def convert(config: Config) -> None:
         _read_all(readings, config, paths, summary, folder)
         _check_used(readings, summary)
         samples = _write(readings, summary, config.seed, folder)
+        _write_general(readings, folder)
     stats = summary.plain()
     record.write_json(folder / "stats.json", stats)
     with record.replacing(folder / "card.html") as file:
         file.write(card.render(_card(config, summary, readings, samples)))
-    hashes = {file: record.file_hash(folder / file) for file in FILES}
-    stage.finish(hashes=hashes, **{key: stats[key] for key in ("train", "test", "rejected")})
+    hashes = {file: record.file_hash(folder / file) for file in (*FILES, GENERAL_FILE) if (folder / file).exists()}
+    stage.finish(hashes=hashes, **{key: stats[key] for key in ("train", "test", "held_back", "rejected")})
     _report(folder, summary)
 
 
@@ -94,6 +100,7 @@ def settings(config: Config, paths: dict[str, list[Path]]) -> dict[str, Any]:
         "shapes": vars(data.shapes),
         "other_break": data.other_break,
         "test_ratio": data.test_ratio,
+        "general_test": data.general_test,
         "heldout_families": data.heldout_families,
         "heldout_max": data.heldout_max,
         "max_length": data.max_length,
@@ -134,6 +141,11 @@ def _place(entry: MixEntry, config: Config) -> str:
     if entry.source in GENERATED:
         return f"generated with seed {config.seed}"
     return entry.path or ":".join(entry.dataset or ())
+
+
+def _held_back(entry: MixEntry, data: Data) -> int:
+    """How many rows of the source, at most, test general chat; those that we generate are all alike."""
+    return data.general_test if entry.is_general and entry.source not in GENERATED else 0
 
 
 def _tokenizer(config: Config) -> Path | None:
@@ -206,7 +218,7 @@ def _read_all(
             if entry.source is Source.agentfabric:
                 own.covered = sum(1 for path in paths[one.name] for _ in file_records(path, True)) - own.rows
             fill(one, wanted, config.seed, data.heldout_families, summary, rejected, run)
-            if not len(one.shelf) and wanted != 0:
+            if not len(one.shelf) and (wanted != 0 or one.held_back):
                 failure = _nothing_read(one, summary, folder)
                 break
             divide(one, wanted, config.seed, data.test_ratio, sides, summary)
@@ -259,6 +271,17 @@ def _write(readings: list[Reading], summary: Summary, seed: int, folder: Path) -
     return samples
 
 
+def _write_general(readings: list[Reading], folder: Path) -> None:
+    """Writes the dialogues that are held back, if there are any."""
+    if not any(reading.places(Part.general) for reading in readings):
+        return
+    with record.replacing(folder / GENERAL_FILE) as file:
+        for reading in readings:
+            for place in reading.places(Part.general):
+                for _, dialogue, _ in _pieces(reading.shelf.blob(place)):
+                    file.buffer.write(_test_line(dialogue, reading.name, seen=True))
+
+
 def _pieces(blob: bytes) -> Iterator[tuple[Facts, bytes, list[bytes]]]:
     """(facts, dialogue, lines) of each dialogue that became of a row."""
     lines = iter(blob.split(b"\n")[:-1])
@@ -294,6 +317,7 @@ def _card(config: Config, summary: Summary, readings: list[Reading], samples: li
                 rejected=own.rejected,
                 not_drawn=own.not_drawn,
                 not_used=own.not_used,
+                held_back=own.held_back,
                 long=own.too_long if summary.counts_tokens else None,
                 train=own.dialogues["train"],
                 test=own.dialogues["test"],
@@ -305,6 +329,7 @@ def _card(config: Config, summary: Summary, readings: list[Reading], samples: li
         "train exchanges": summary.exchanges["train"],
         "test dialogues": summary.dialogues["test"],
         "test exchanges": summary.exchanges["test"],
+        **({"rows held back": summary.held_back} if summary.held_back else {}),
         "rows left out": summary.rejected,
         "rows kept in part": summary.in_part,
     }
@@ -328,6 +353,8 @@ def _report(folder: Path, summary: Summary) -> None:
     for part in ("train", "test"):
         logger.info("%s: %d dialogues, %d exchanges", part, summary.dialogues[part], summary.exchanges[part])
     logger.info("test dialogues with seen tools %d, unseen %d", summary.tested[True], summary.tested[False])
+    if summary.held_back:
+        logger.info("general chat held back for tests: %d rows", summary.held_back)
     for name, own in summary.sources.items():
         if own.too_long:
             logger.info("%s: %d exchanges were longer than data.max_length", name, own.too_long)

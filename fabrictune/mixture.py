@@ -20,12 +20,19 @@ from fabrictune.dialogue import Dialogue
 
 
 class Part(enum.IntEnum):
-    """What a row is for: to train on, to test on, to test on with a family that training never sees, or nothing."""
+    """What a row is for: to train on, to test on, to test on with a family that training never sees, or nothing.
+
+    `general` are rows of general chat that are held back, to test how plain chat fares.
+    """
 
     train = 0
     test = 1
     heldout = 2
     unused = 3
+    general = 4
+
+
+SPARE = 20  # of a source without rows to spare, one in so many may be held back
 
 
 def priorities(rows: int, seed: int, purpose: str) -> np.ndarray:
@@ -122,6 +129,36 @@ def split(rows: Rows, test_ratio: float, sides: Sides) -> np.ndarray:
     in_training = parts[rows.owners] == Part.train
     sides.trained = np.union1d(sides.trained, rows.keys[in_training])
     sides.tested = np.union1d(sides.tested, rows.keys[~in_training])
+    return parts
+
+
+def hold_back(rows: Rows, wanted: int | None, most: int, sides: Sides) -> np.ndarray:
+    """Which rows of a source that is only trained on are held back, (n,) bool; their keys join `sides`.
+
+    The first `wanted` rows (None: all) are for training. The last `most` of the others are held back, so that they are
+    the same ones whatever number is trained on; where so few are left, the last of all, one in 20 at most. A row is not
+    held back if one that it makes a group with (see `split`) is trained on or tested on here or in an earlier source.
+    """
+    count = len(rows.order)
+    spare = 0 if wanted is None else count - wanted
+    first = count - min(most, max(spare, count // SPARE))
+    barred = stands_in(rows, sides.trained) | stands_in(rows, sides.tested) | rows.heldout | ~rows.complete
+    barred[rows.order[:first][:wanted]] = True
+    _, group = np.unique(_leaders(rows), return_inverse=True)
+    held = np.zeros(count, bool)
+    held[rows.order[first:]] = True
+    held &= np.bincount(group, barred)[group] == 0
+    sides.tested = np.union1d(sides.tested, rows.keys[held[rows.owners]])
+    return held
+
+
+def beside(rows: Rows, sides: Sides) -> np.ndarray:
+    """Each row's Part, (n,) int8, in a source that is only trained on; the keys of the rows used join `sides`.
+
+    A row is not used if it has a key of a test row, or a held-out family.
+    """
+    parts = np.where(stands_in(rows, sides.tested) | rows.heldout, Part.unused, Part.train).astype(np.int8)
+    sides.trained = np.union1d(sides.trained, rows.keys[parts[rows.owners] == Part.train])
     return parts
 
 

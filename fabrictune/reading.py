@@ -16,7 +16,7 @@ from fabrictune import mixture, rows
 from fabrictune.formats import captured
 from fabrictune.log import bar, logger, progress
 from fabrictune.mixture import Part, Sides
-from fabrictune.rows import Recipe, Row
+from fabrictune.rows import Converted, Recipe, Reject, Row
 from fabrictune.shelf import Shelf
 from fabrictune.sources import files
 from fabrictune.summary import Summary
@@ -33,6 +33,7 @@ class Reading:
     """A source while it is read: where its rows come from, its converted rows, and the Part that each has in the end.
 
     `rows` yields them in their order from the start, of a generator as many as are asked for (its argument).
+    `held_back` is how many of them, at most, are kept from training to test general chat on.
     """
 
     name: str
@@ -40,12 +41,14 @@ class Reading:
     rows: Callable[[int], Iterator[Row]]
     is_generated: bool
     is_tested: bool
+    held_back: int
     shelf: Shelf
     parts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
 
     @property
     def used(self) -> int:
-        return int((self.parts != Part.unused).sum())
+        """How many rows are trained or tested on, those held back aside."""
+        return len(self.places(Part.train, Part.test, Part.heldout))
 
     def places(self, *parts: Part) -> list[int]:
         """The places on the shelf of the rows that are for these parts."""
@@ -92,48 +95,76 @@ def fill(
 ) -> None:
     """Converts the rows onto the shelf: all of them, or those drawn until `wanted` are there or none is left.
 
-    Rejects are counted and written as lines to `rejected`; `run` maps in worker processes.
+    The rows that may be held back are drawn from the other end, until there are as many as the reading says. Rejects
+    are counted and written as lines to `rejected`; `run` maps in worker processes.
     """
     shelf, own = reading.shelf, summary.sources[reading.name]
     drawn = own.rows if wanted is None else min(own.rows, wanted)
     recipe = replace(reading.recipe, measured_share=MEASURED / max(drawn, 1))
     order = mixture.sample(own.rows, None, seed, f"{reading.name}/count")
-    done = 0
-    while done < drawn:
+    place = np.argsort(order)
+    front, back = 0, own.rows  # what is drawn before the one and from the other on is converted
+    good = [0, 0]
+    while front < back:
+        ahead = min(back - front, own.rows if wanted is None else _more(wanted, front, good[0]))
+        behind = min(back - front - ahead, _more(reading.held_back, own.rows - back, good[1]))
+        if not ahead + behind:
+            break
         chosen = np.zeros(own.rows, bool)
-        chosen[order[done:drawn]] = True
+        chosen[order[front : front + ahead]] = chosen[order[back - behind : back]] = True
         picked = (row for row in reading.rows(own.rows) if chosen[row.number])
-        jobs = ((recipe, chunk) for chunk in _chunks(picked))
-        results = map(rows.convert, jobs) if drawn - done <= FEW else run(rows.convert, jobs)
-        with bar(f"converting {reading.name}", drawn - done) as moving:
-            for kept, rejects in results:
-                for row in kept:
-                    shelf.add(row, heldout_families)
-                for reject in rejects:
-                    summary.reject(reject)
-                    rejected.write(json.dumps(vars(reject)) + "\n")  # ASCII: it may be no valid UTF-8
-                moving.update(len(kept) + sum(not reject.in_part for reject in rejects))
-        done = drawn
-        if wanted is not None and len(shelf) < wanted:  # as many more as it takes if the same share of them is good
-            drawn = min(own.rows, done + math.ceil((wanted - len(shelf)) * done / max(len(shelf), 1)))
-    own.not_drawn = own.rows - done
+        for kept, rejects in _converted(reading.name, recipe, picked, ahead + behind, run):
+            for row in kept:
+                shelf.add(row, heldout_families)
+            for reject in rejects:
+                summary.reject(reject)
+                rejected.write(json.dumps(vars(reject)) + "\n")  # ASCII: it may be no valid UTF-8
+        front, back = front + ahead, back - behind
+        places = place[shelf.numbers]
+        good = [int((places < front).sum()), int((places >= back).sum())]
+    own.not_drawn = back - front
+
+
+def _converted(
+    name: str, recipe: Recipe, picked: Iterator[Row], total: int, run: Run
+) -> Iterator[tuple[list[Converted], list[Reject]]]:
+    """What became of the rows, chunk by chunk, behind a bar."""
+    jobs = ((recipe, chunk) for chunk in _chunks(picked))
+    results = map(rows.convert, jobs) if total <= FEW else run(rows.convert, jobs)
+    with bar(f"converting {name}", total) as moving:
+        for kept, rejects in results:
+            yield kept, rejects
+            moving.update(len(kept) + sum(not reject.in_part for reject in rejects))
+
+
+def _more(wanted: int, done: int, good: int) -> int:
+    """How many more rows it takes if the same share of them is good as of those done."""
+    if good >= wanted:
+        return 0
+    return math.ceil((wanted - good) * done / max(good, 1)) if done else wanted
 
 
 def divide(reading: Reading, wanted: int | None, seed: int, test_ratio: float, sides: Sides, summary: Summary) -> None:
     """Gives each row on the shelf its Part; the keys of the rows used join `sides`."""
     shelf, own = reading.shelf, summary.sources[reading.name]
-    drawing = mixture.priorities(own.rows, seed, f"{reading.name}/count")[shelf.numbers]
-    kept = np.sort(np.argsort(drawing, kind="stable")[:wanted])
+    draws = mixture.priorities(own.rows, seed, f"{reading.name}/count")
+    order = np.argsort(draws[shelf.numbers], kind="stable")
+    held = np.zeros(len(shelf), bool)
+    if reading.held_back:
+        held = mixture.hold_back(shelf.rows(np.arange(len(shelf)), draws), wanted, reading.held_back, sides)
+    own.held_back = int(held.sum())
+    kept = np.sort(order[~held[order]][:wanted])
     if wanted is not None and len(kept) < wanted:
-        logger.info("%s: only %d of the %d rows wanted are there; all are used", reading.name, len(kept), wanted)
+        logger.info(
+            "%s: only %d of the %d rows wanted are there; all are used%s",
+            *(reading.name, len(shelf), wanted, f", {own.held_back} of them held back" if own.held_back else ""),
+        )
     chosen = shelf.rows(kept, mixture.priorities(own.rows, seed, f"{reading.name}/test"))
-    if reading.is_tested:
-        parts = mixture.split(chosen, test_ratio, sides)
-    else:
-        parts = np.where(mixture.stands_in(chosen, sides.tested) | chosen.heldout, Part.unused, Part.train)
+    parts = mixture.split(chosen, test_ratio, sides) if reading.is_tested else mixture.beside(chosen, sides)
     reading.parts = np.full(len(shelf), Part.unused, np.int8)
+    reading.parts[held] = Part.general
     reading.parts[kept] = parts
-    own.not_drawn += len(shelf) - len(kept)
+    own.not_drawn += len(shelf) - len(kept) - own.held_back
     own.used = reading.used
     own.not_used = len(kept) - own.used
     summary.heldout_not_used += int((chosen.heldout & (parts == Part.unused)).sum())

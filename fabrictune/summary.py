@@ -16,6 +16,7 @@ from fabrictune.rows import Facts, Reject
 class SourceSummary:
     """One source: how many rows it has, and what became of them.
 
+    `held_back` rows are kept to test general chat on, beside those used.
     `covered` are requests beside these rows, whose exchanges a later request of the same conversation repeats.
     """
 
@@ -23,6 +24,7 @@ class SourceSummary:
     rows: int = 0
     covered: int = 0
     used: int = 0
+    held_back: int = 0
     rejected: int = 0
     not_drawn: int = 0
     not_used: int = 0
@@ -56,6 +58,10 @@ class Summary:
     @property
     def counts_tokens(self) -> bool:
         return self.unit == "tokens"
+
+    @property
+    def held_back(self) -> int:
+        return sum(own.held_back for own in self.sources.values())
 
     def reject(self, reject: Reject) -> None:
         kind = _kind(reject.reason)
@@ -102,6 +108,7 @@ class Summary:
             "test": self._part("test"),
             "test_seen": self.tested[True],
             "test_unseen": self.tested[False],
+            "held_back": self.held_back,
             "rejected": self.rejected,
             "kept_in_part": self.in_part,
             "rejected_by_reason": {f"{kind.source}: {kind.reason}": kind.count for kind in self.reasons()},
@@ -125,6 +132,7 @@ class Summary:
             "rows": own.rows,
             "covered": own.covered,
             "used": own.used,
+            "held_back": own.held_back,
             "rejected": own.rejected,
             "not_drawn": own.not_drawn,
             "not_used": own.not_used,

@@ -93,6 +93,7 @@ def a_source(name: str = "mine", lengths: Histogram | None = None, **values: obj
         "rejected": 305,
         "not_drawn": 1207,
         "not_used": 411,
+        "held_back": 97,
         "long": 412,
         "train": 29881,
         "test": 302,

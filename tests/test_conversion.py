@@ -181,11 +181,22 @@ def check_accounts(out: Path) -> dict:
     """stats.json, once every row of every source is found in the files or counted as left out."""
     stats = stats_in(out)
     used = Counter(one.partition("/")[0] for part in PARTS for one in ids(out / part))
+    held = held_back(out)
     rejected = Counter(reject["source"] for reject in rows(out / "rejects.jsonl") if not reject["in_part"])
     for name, own in stats["sources"].items():
         assert own["rejected"] == rejected[name]
-        assert own["rows"] == used[name] + own["rejected"] + own["not_drawn"] + own["not_used"], (name, own)
+        assert own["held_back"] == sum(one.startswith(f"{name}/") for one in held)
+        left_out = own["rejected"] + own["not_drawn"] + own["not_used"]
+        assert own["rows"] == used[name] + own["held_back"] + left_out, (name, own)
+    assert stats["held_back"] == len(held)
     return stats
+
+
+def held_back(out: Path) -> dict[str, str]:
+    """The first query of each dialogue of general chat that is kept for tests, by the dialogue's id."""
+    path = out / "test_general.jsonl"
+    found = [row["dialogue"] for row in rows(path)] if path.exists() else []
+    return {dialogue["id"]: dialogue["turns"][0]["query"] for dialogue in found}
 
 
 # What becomes of rows
@@ -464,8 +475,67 @@ def test_general_chat_that_repeats_a_test_query_is_not_trained_on(tmp_path: Path
     tested = {int(row["dialogue"]["turns"][0]["query"][8:-1]) for row in rows(out / "test_dialogues.jsonl")}
     assert len(tested) == 10
     trained = {int(row["messages"][-1]["content"][8:]) for row in rows(out / "train.jsonl") if row["source"] == "chat"}
-    assert trained == set(range(80)) - tested
+    held = {int(query[8:]) for query in held_back(out).values()}
+    assert len(held) <= 4
+    assert trained == set(range(80)) - tested - held
     assert check_accounts(out)["sources"]["chat"]["not_used"] == 10
+
+
+def chats(folder: Path, *overrides: str, queries: list[str], **keys: object) -> Path:
+    """Converts generated agents beside general chat with these queries."""
+    path = write_rows(folder / "chat.jsonl", list(map(talk, queries)))
+    return converted(
+        folder, "data.mix.synthetic.count=20", adding("chat", "ms_bench", path, **keys), "data.test_ratio=0", *overrides
+    )
+
+
+def test_general_chat_is_held_back_from_beyond_what_is_trained_on_and_the_same_whatever_that_is(tmp_path: Path) -> None:
+    queries = [f"What is {number}?" for number in range(600)]
+    found = []
+    for count in (100, 250, 500):
+        out = chats(tmp_path / str(count), "data.general_test=40", queries=queries, count=count)
+        assert check_accounts(out)["sources"]["chat"]["train"]["dialogues"] == count
+        found.append(held_back(out))
+        assert len(found[-1]) == 40
+        assert ids(out / "train.jsonl").isdisjoint(found[-1])
+        assert [list(row) for row in rows(out / "test_general.jsonl")] == [["dialogue", "source", "seen"]] * 40
+    assert found[0] == found[1] == found[2]
+    other = chats(tmp_path / "other", "data.general_test=40", "seed=7", queries=queries, count=100)
+    assert held_back(other).keys() != found[0].keys()
+
+
+@pytest.mark.parametrize(("count", "most", "held"), [(19, 200, 0), (60, 200, 3), (60, 2, 2), (60, 0, 0)])
+def test_of_a_source_that_is_all_trained_on_one_row_in_twenty_is_held_back(
+    tmp_path: Path, count: int, most: int, held: int
+) -> None:
+    out = chats(tmp_path, f"data.general_test={most}", queries=[f"What is {number}?" for number in range(count)])
+    stats = check_accounts(out)
+    assert (stats["held_back"], stats["sources"]["chat"]["train"]["dialogues"]) == (held, count - held)
+    assert (out / "test_general.jsonl").exists() is (held > 0)
+
+
+def test_no_near_duplicate_of_a_row_held_back_is_trained_on_also_across_sources(tmp_path: Path) -> None:
+    queries = [f"What is {number}?" for number in range(300)]
+    twins = write_rows(tmp_path / "twins.jsonl", [talk(query.upper()) for query in queries])
+    three_of_each = [f"{query}{mark}" for mark in ("", "!", " !?") for query in queries]
+    out = chats(tmp_path, adding("twins", "ms_bench", twins, count=150), queries=three_of_each, count=200)
+    check_accounts(out)
+    trained = {row["messages"][-1]["content"] for row in rows(out / "train.jsonl") if row["source"] != "synthetic"}
+    held = held_back(out).values()
+    numbers = [{int(re.search(r"\d+", query)[0]) for query in side} for side in (trained, held)]
+    assert len(numbers[0]) > 100 and len(numbers[1]) > 20
+    assert numbers[0].isdisjoint(numbers[1])
+
+
+def test_bad_rows_among_those_held_back_are_made_up_for(tmp_path: Path) -> None:
+    queries = [f"What is {number}?" for number in range(400)]
+    path = write_rows(tmp_path / "bad.jsonl", [talk(one, "" if n % 3 else "I see.") for n, one in enumerate(queries)])
+    out = converted(
+        tmp_path, "data.mix.synthetic.count=20", adding("chat", "ms_bench", path, count=50), "data.general_test=60"
+    )
+    stats = check_accounts(out)
+    assert stats["sources"]["chat"]["train"]["dialogues"] == 50
+    assert stats["held_back"] == 60
 
 
 def test_self_cognition_bears_the_names_given_and_is_never_tested_on(tmp_path: Path) -> None:
@@ -522,6 +592,7 @@ def test_the_tutorials_mix_gives_the_tutorials_numbers(tmp_path: Path) -> None:
     assert stats["test"]["dialogues"] == 305
     assert own["agent"]["train"]["dialogues"] + own["captured"]["train"]["dialogues"] == 30_183
     assert own["general"]["train"]["dialogues"] == 60_366
+    assert own["general"]["held_back"] == stats["held_back"] == 200
     assert own["self_cognition"]["train"]["dialogues"] == 3_000
     assert stats["train"]["dialogues"] == 30_183 + 60_366 + 3_000
     assert Counter(row["source"] for row in rows(out / "test_dialogues.jsonl")) == {"agent": 300, "captured": 5}
@@ -531,9 +602,11 @@ def test_the_tutorials_mix_gives_the_tutorials_numbers(tmp_path: Path) -> None:
     assert ids(out / "train.jsonl").isdisjoint(ids(out / "test.jsonl"))
 
 
-@pytest.mark.parametrize(("mix", "general"), [("mix0", 0), ("mix1", 344), ("mix2", 688), ("mix4", 1000)])
+@pytest.mark.parametrize(
+    ("mix", "general", "held"), [("mix0", 0, 0), ("mix1", 344, 200), ("mix2", 688, 200), ("mix4", 950, 50)]
+)
 def test_the_points_of_the_sweep_differ_in_general_chat_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, heard: None, mix: str, general: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, heard: None, mix: str, general: int, held: int
 ) -> None:
     tutorial_data(tmp_path / "data", agent=300, captured=48, general=1000)
     fewer = "data.mix.self_cognition.count=30"
@@ -542,7 +615,9 @@ def test_the_points_of_the_sweep_differ_in_general_chat_alone(
     assert stats["by_source"].get("general", 0) == general
     assert stats["test"]["dialogues"] == 4
     assert stats["train"]["dialogues"] == 344 + 30 + general
-    said = "general: only 1000 of the 1376 rows wanted are there; all are used"
+    assert stats["held_back"] == held
+    assert (out / "test_general.jsonl").exists() is (held > 0)
+    said = "general: only 1000 of the 1376 rows wanted are there; all are used, 50 of them held back"
     assert (said in caplog.messages) is (mix == "mix4")
 
 
@@ -971,7 +1046,7 @@ def test_the_card_shows_the_numbers_of_the_statistics_and_needs_nothing_else(tmp
         assert {f"{stats[part]['dialogues']:,}", f"{stats[part]['exchanges']:,}"} <= shown
     for name, own in stats["sources"].items():
         assert {name, own["place"]} <= shown
-        numbers = (own["rows"], own["rejected"], own["not_drawn"], own["train"]["dialogues"])
+        numbers = (own["rows"], own["rejected"], own["not_drawn"], own["held_back"], own["train"]["dialogues"])
         assert {f"{number:,}" for number in numbers} <= shown
     for kind in stats["rejected_by_reason"]:
         assert kind.removeprefix("file: ") in shown

@@ -65,7 +65,7 @@ def test_held_out_rows_are_never_trained_on_and_beyond_the_bound_not_used() -> N
     hotels = set(range(0, 200, 4))
     parts = split(rows(singles(200), heldout=hotels), heldout_max=20)
     assert {row for row, part in enumerate(parts) if part in (Part.heldout, Part.unused)} == hotels
-    assert [parts.count(part) for part in Part] == [135, 15, 20, 30]
+    assert [parts.count(part) for part in Part] == [135, 15, 20, 30, 0]
 
 
 def test_rows_that_share_a_key_directly_or_through_others_go_to_one_side() -> None:
@@ -112,6 +112,47 @@ def test_the_bound_on_held_out_rows_holds_for_all_sources_together() -> None:
     first, second = (split(rows([(key,) for key in keys], heldout={0, 1}), 0, sides=sides) for keys in ((1, 2), (3, 4)))
     assert first == [Part.heldout] * 2
     assert sorted(second) == [Part.heldout, Part.unused]
+
+
+def test_the_rows_held_back_are_the_last_ones_drawn_whatever_number_is_trained_on() -> None:
+    given = rows(singles(100))
+    held = [mixture.hold_back(given, wanted, 10, Sides()).tolist() for wanted in (0, 50, 90)]
+    assert held[0] == held[1] == held[2]
+    assert {row for row in range(100) if held[0][row]} == set(given.order[-10:].tolist())
+
+
+@pytest.mark.parametrize(("wanted", "held"), [(None, 5), (100, 5), (500, 5), (97, 5), (93, 7), (80, 10)])
+def test_without_rows_to_spare_one_in_twenty_is_held_back(wanted: int | None, held: int) -> None:
+    assert mixture.hold_back(rows(singles(100)), wanted, 10, Sides()).sum() == held
+
+
+def test_a_row_whose_like_is_trained_or_tested_on_is_not_held_back() -> None:
+    given = rows(singles(40))
+    last = given.order[-4:].tolist()
+    sides = Sides(
+        tested=np.array([last[0] + 1], np.uint64),  # a row's key is its number and 1
+        trained=np.array([last[1] + 1], np.uint64),
+    )
+    held = mixture.hold_back(given, 20, 4, sides)
+    assert set(np.flatnonzero(held)) == set(last[2:])
+    assert set(sides.tested.tolist()) == {last[0] + 1, last[2] + 1, last[3] + 1}
+
+
+def test_rows_that_hang_together_are_held_back_only_if_none_of_them_is_trained_on() -> None:
+    for seed in range(10):
+        keys = [(number // 2,) for number in range(200)]
+        given = rows(keys, incomplete=set(range(0, 200, 7)), seed=seed)
+        held = mixture.hold_back(given, 100, 60, Sides())
+        trained = set(given.order[~held[given.order]][:100].tolist())
+        assert held.any()
+        assert not {keys[row] for row in np.flatnonzero(held)} & {keys[row] for row in trained}
+        assert not any(row % 7 == 0 for row in np.flatnonzero(held))
+
+
+def test_a_source_beside_the_tests_leaves_out_their_likes_and_is_known_to_later_ones() -> None:
+    sides = Sides(tested=np.array([2], np.uint64))
+    assert mixture.beside(rows(singles(3), heldout={2}), sides).tolist() == [Part.train, Part.unused, Part.unused]
+    assert sides.trained.tolist() == [1]
 
 
 @pytest.mark.parametrize("ratio", [0.07, 0.14, 0.28, 0.55, 0.56])

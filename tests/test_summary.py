@@ -86,6 +86,14 @@ def test_a_test_dialogue_is_seen_if_training_offered_its_tools(tools, called, is
     assert (made.plain()["test_seen"], made.plain()["test_unseen"]) == (int(is_seen), int(not is_seen))
 
 
+def test_rows_held_back_add_up_over_the_sources() -> None:
+    made = summary("mine", "other")
+    made.sources["mine"].held_back, made.sources["other"].held_back = 3, 4
+    plain = made.plain()
+    assert plain["held_back"] == 7
+    assert [plain["sources"][name]["held_back"] for name in ("mine", "other")] == [3, 4]
+
+
 def test_rejects_count_by_source_and_those_in_part_count_apart() -> None:
     made = summary("mine", "other")
     for line, in_part in ((3, False), (5, True), (7, False)):
@@ -173,6 +181,7 @@ def test_the_summary_of_nothing_has_the_keys_of_stats_json() -> None:
         "test",
         "test_seen",
         "test_unseen",
+        "held_back",
         "rejected",
         "kept_in_part",
         "rejected_by_reason",
@@ -191,6 +200,7 @@ def test_the_summary_of_nothing_has_the_keys_of_stats_json() -> None:
             "rows": 0,
             "covered": 0,
             "used": 0,
+            "held_back": 0,
             "rejected": 0,
             "not_drawn": 0,
             "not_used": 0,

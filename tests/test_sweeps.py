@@ -58,7 +58,7 @@ def overrides(model: Path, outputs: Path, *more: str) -> list[str]:
     return [
         *("model=folder", f"model.id={model}", "model.dtype=float32", f"outputs={outputs}", "name=sweep"),
         *("data.mix.synthetic.count=24", "data.test_ratio=0.2", "data.max_length=4000", "train.row_tokens=4000"),
-        *("train.batch_size=2", "train.max_steps=2", "train.eval_steps=2", "train.eval_dialogues=1", "train.samples=0"),
+        *("train.batch_size=2", "train.max_steps=2", "train.eval_steps=2", "train.eval_dialogues=1", "eval.every=0"),
         *("wandb.mode=disabled", "train.weight_decay=1e-2", *more),
     ]
 
@@ -98,9 +98,11 @@ def of(folder: Path, word: str = "") -> list[psutil.Process]:
     return [each for each in found if str(folder) in (line := " ".join(each.info["cmdline"] or [])) and word in line]
 
 
-def start(words: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    words: list[str], environment: dict[str, str] | None = None, program: str = "train.py"
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "train.py", *words],
+        [sys.executable, program, *words],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
         stdout=subprocess.PIPE,
@@ -109,8 +111,8 @@ def start(words: list[str], environment: dict[str, str] | None = None) -> subpro
     )
 
 
-def script(words: list[str], environment: dict[str, str] | None = None) -> tuple[int, str]:
-    process = start(words, environment)
+def script(words: list[str], environment: dict[str, str] | None = None, program: str = "train.py") -> tuple[int, str]:
+    process = start(words, environment, program)
     said = process.communicate(timeout=600)[0]
     return process.returncode, said
 
@@ -144,6 +146,35 @@ def test_the_ranks_of_a_point_that_another_process_trains_train_that_point(words
     for rank in (2, 4):
         adapter = tmp_path / "out" / "sweep" / f"lora.rank-{rank}" / "train" / "best" / "adapter_config.json"
         assert json.loads(adapter.read_text())["r"] == rank
+
+
+@pytest.mark.e2e
+def test_a_sweep_of_the_mix_converts_and_trains_each_point_with_its_own_share_of_chat(tiny_model, tmp_path) -> None:
+    chat = tmp_path / "chat.jsonl"
+    chat.write_text("".join(json.dumps({"query": f"What is {n}?", "response": "So."}) + "\n" for n in range(150)))
+    words = [*overrides(tiny_model, tmp_path / "out"), f"+data.mix.general={{source: messages, path: {chat}}}"]
+    words += ["+sweep=mix", "data.general_test=10", "train.max_steps=1"]
+    code, said = script(words, program="convert.py")
+    assert code == 0, said[-3000:]
+    code, said = script(words)
+    assert code == 0, said[-3000:]
+    held = set()
+    for ratio in (0, 1, 2, 4):
+        folder = tmp_path / "out" / "sweep" / f"mix{ratio}"
+        stats = json.loads((folder / "convert" / "stats.json").read_text())["sources"]
+        agent, general = (stats[name]["train"]["dialogues"] for name in ("synthetic", "general"))
+        assert general == ratio * agent > 0 or ratio == 0
+        held.add((folder / "convert" / "test_general.jsonl").read_text())
+        trained = json.loads((folder / "train" / "stats.json").read_text())["sources"]
+        assert trained.get("general", {}).get("dialogues", 0) == general
+    assert len(held) == 1 and len(held.pop().splitlines()) == 10
+
+
+def test_a_sweep_of_the_mix_without_general_chat_says_what_it_lacks(tiny_model, tmp_path) -> None:
+    code, said = script([*overrides(tiny_model, tmp_path / "out"), "+sweep=mix"], program="convert.py")
+    assert code == 1 and "Traceback" not in said
+    assert "data.mix.general.source" in said.splitlines()[-1]
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("run.json"))
 
 
 @pytest.mark.e2e
