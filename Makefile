@@ -63,7 +63,7 @@ format: install  ## rewrite the code in the house format
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
 COMPILE = ../$(VENV)/bin/uv pip compile ../pyproject.toml -p 3.11 -q --upgrade --no-header --no-annotate \
-	--python-platform x86_64-unknown-linux-gnu --extra demo --extra sweep --extra dev
+	--python-platform x86_64-unknown-linux-gnu --extra demo --extra sweep --extra bfcl --extra dev
 
 # Only the CPU lock may look where torch's CPU build lies: from that build's needs the CUDA libraries are missing.
 lock: install  ## renew both lock files

@@ -10,7 +10,7 @@ from fabrictune.log import errors_in_one_sentence
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
     config = typed(composed)
-    with errors_in_one_sentence():
+    with errors_in_one_sentence(config.variant):
         # After typed(): it imports heavy libraries, and a typo should be answered at once.
         from fabrictune.conversion import convert
 

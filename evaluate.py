@@ -1,4 +1,4 @@
-"""Evaluate the base and the tuned model as AgentFabric's client would meet them."""
+"""Ask models what a suite asks, count how often they are right, and compare them."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from fabrictune.log import errors_in_one_sentence
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
     config = typed(composed)
-    with errors_in_one_sentence():
+    with errors_in_one_sentence(config.variant):
         # After typed(): it imports heavy libraries, and a typo should be answered at once.
         from fabrictune.evaluation import evaluate
 

@@ -22,6 +22,23 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 MAIN = "main"  # the variant of a run that is no point of a sweep
+OWN_MODELS = ("base", "tuned", "adapter")  # that evaluate.py finds in the run itself
+
+# What train.py measures of its test rows at each evaluation: computed from the expected replies, and generated.
+COMPUTED = frozenset({"eval_loss", "eval_token_acc", "eval_sentence_acc"})
+GENERATED_MEASURES = frozenset(
+    f"eval_{name}"
+    for name in (
+        "call_exact",
+        "no_call",
+        "wrong_tool",
+        "wrong_args",
+        "malformed",
+        "needless_call",
+        "not_stopped",
+        "rouge_l",
+    )
+)
 
 
 class ModelSource(enum.Enum):
@@ -134,7 +151,11 @@ class Quantization(enum.Enum):
 
 
 class Suite(enum.Enum):
-    agentfabric = "agentfabric"
+    agentfabric = "agentfabric"  # the real client's loop over test dialogues
+    smoke = "smoke"  # the same over a few of them
+    toolbench = "toolbench"  # the next reply, given all that went before
+    bfcl = "bfcl"  # the Berkeley Function-Calling Leaderboard
+    general = "general"  # does plain chat survive, are tools left alone where none is needed
 
 
 class WandbMode(enum.Enum):
@@ -183,7 +204,7 @@ class MixEntry:
     files: str | None = None
     revision: str | None = None
     count: int | None = None
-    ratio: float | None = None
+    ratio: int | float | None = None
     role: Role | None = None  # null: train for general sources, else train_and_test
     plain: bool | None = None  # as plain chat instead of in data.format (null: general sources are)
     languages: list[str] | None = None  # of a generated source (null: English; self_cognition: those it has names in)
@@ -246,6 +267,7 @@ class Data:
     other_break: float = MISSING
     mix: dict[str, MixEntry] = MISSING
     test_ratio: float = MISSING
+    general_test: int = MISSING
     heldout_families: list[str] = MISSING
     heldout_max: int | None = None
     max_length: int = MISSING
@@ -295,8 +317,6 @@ class Train:
     eval_steps: int = MISSING
     eval_dialogues: int | None = MISSING
     best_by: str = MISSING
-    samples: int = MISSING
-    sample_tokens: int = MISSING
 
 
 @dataclass
@@ -309,16 +329,37 @@ class Launcher:
 
 
 @dataclass
+class Endpoint:
+    """A model beside this run's own: a served one (`url`), a merged `folder`, or an `adapter` on the run's base.
+
+    `api_key_env` names the environment variable that holds the key, so that no key stands in a command or a file.
+    """
+
+    url: str | None = None
+    model_name: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    folder: str | None = None
+    adapter: str | None = None
+
+
+@dataclass
 class Eval:
     suite: Suite = MISSING
     models: list[str] = MISSING
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
     url: str | None = None
     model_name: str | None = None
     api_key: str | None = None
+    file: str | None = None
     dialogues: int | None = None
+    categories: list[str] | None = None
     concurrency: int = MISSING
     max_new_tokens: int = MISSING
     timeout: float = MISSING
+    retries: int = MISSING
+    every: int = MISSING
+    sample: int = MISSING
+    sample_tokens: int = MISSING
 
 
 @dataclass
@@ -351,6 +392,8 @@ class Config:
     overwrite: bool = MISSING
     resume: bool = MISSING
     dry_run: bool = MISSING
+    compare: list[str] = field(default_factory=list)
+    collect: str | None = None
     model: Model = MISSING
     data: Data = MISSING
     lora: Lora = MISSING
@@ -394,7 +437,7 @@ def typed(composed: DictConfig) -> Config:
 
 def _name_point(config: Config) -> None:
     """Names the variant after what a multirun sweeps, unless it is named: its points must not share a folder."""
-    if not _is_point() or config.variant != MAIN:
+    if not is_point() or config.variant != MAIN:
         return
     hydra = HydraConfig.get()
     parser = OverridesParser.create()
@@ -406,7 +449,8 @@ def _name_point(config: Config) -> None:
     config.variant = named or MAIN
 
 
-def _is_point() -> bool:
+def is_point() -> bool:
+    """Whether this run is one point of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
@@ -445,15 +489,14 @@ def _check(config: Config) -> None:
         "eval.concurrency": config.eval.concurrency,
         "eval.max_new_tokens": config.eval.max_new_tokens,
         "launcher.gpus": 1 if config.launcher.gpus is None else config.launcher.gpus,
-        "train.sample_tokens": config.train.sample_tokens,
+        "eval.sample": config.eval.sample,
+        "eval.sample_tokens": config.eval.sample_tokens,
     }
     problems = [f"{key} is {value}, but must be at least 1" for key, value in positive.items() if value < 1]
     if not 1 <= config.serve.port <= 65535:
         problems.append(f"serve.port is {config.serve.port}, but must be between 1 and 65535")
-    problems += _launcher_problems(config.launcher) + _train_problems(config.train)
-    unknown = sorted(set(config.eval.models) - {"base", "tuned"})
-    if unknown:
-        problems.append(f"eval.models holds {unknown}; choose from base, tuned")
+    problems += _launcher_problems(config.launcher) + _train_problems(config.train, config.eval.every)
+    problems += _eval_problems(config)
     if not 0 <= config.lora.dropout < 1:
         problems.append(f"lora.dropout is {config.lora.dropout}, but must be at least 0 and below 1")
     if config.overwrite and config.resume:
@@ -482,7 +525,7 @@ def _launcher_problems(launcher: Launcher) -> list[str]:
     return problems
 
 
-def _train_problems(train: Train) -> list[str]:
+def _train_problems(train: Train, every: int) -> list[str]:
     weights = vars(train.loss_weights).items()
     problems = [
         f"train.loss_weights.{key} is {weight}, but must be at least 0 and finite"
@@ -501,13 +544,40 @@ def _train_problems(train: Train) -> list[str]:
         problems.append(f"train.warmup_ratio is {train.warmup_ratio}, but must be at least 0 and below 1")
     if train.attention is Attention.flash and train.packing is Packing.tree:
         problems.append("train.attention is flash, which cannot share prefixes; give train.packing=flat as well")
-    if not train.best_by.startswith(("eval_loss", "eval_token_acc", "eval_sentence_acc")):
-        problems.append(
-            f"train.best_by is {train.best_by}; choose eval_loss, eval_token_acc or eval_sentence_acc, "
-            "or one of a source as eval_loss/SOURCE"
-        )
-    if train.samples < 0:
-        problems.append(f"train.samples is {train.samples}, but must be at least 0")
+    measure = train.best_by.partition("/")[0]
+    if measure not in COMPUTED | GENERATED_MEASURES:
+        choices = ", ".join(sorted(COMPUTED | GENERATED_MEASURES))
+        problems.append(f"train.best_by is {train.best_by}; choose from {choices}, or one of a source as NAME/SOURCE")
+    elif measure in GENERATED_MEASURES and every != 1:
+        problems.append(f"train.best_by is {train.best_by}, which needs eval.every=1, but eval.every is {every}")
+    return problems
+
+
+def _eval_problems(config: Config) -> list[str]:
+    settings = config.eval
+    problems = []
+    known = [*OWN_MODELS, *settings.endpoints]
+    if unknown := sorted(set(settings.models) - set(known)):
+        problems.append(f"eval.models holds {unknown}; choose from {', '.join(known)}")
+    if not settings.models:
+        problems.append("eval.models is empty; give eval.models=[base,tuned]")
+    for name, endpoint in settings.endpoints.items():
+        if name in OWN_MODELS or "/" in name or name.startswith("."):
+            problems.append(f"eval.endpoints.{name}: its name cannot name another model")
+        given = [key for key in ("url", "folder", "adapter") if getattr(endpoint, key)]
+        if len(given) != 1:
+            problems.append(
+                f"eval.endpoints.{name} gives {' and '.join(given) or 'no place'}; give one of url, folder, adapter"
+            )
+    for key in ("retries", "every"):
+        if getattr(settings, key) < 0:
+            problems.append(f"eval.{key} is {getattr(settings, key)}, but must be at least 0")
+    if not 0 < settings.timeout < math.inf:
+        problems.append(f"eval.timeout is {settings.timeout}, but must be above 0 seconds")
+    if settings.dialogues is not None and settings.dialogues < 1:
+        problems.append(f"eval.dialogues is {settings.dialogues}, but must be at least 1, or null for all")
+    if config.compare and len(config.compare) != 2:
+        problems.append(f"compare holds {len(config.compare)} runs; give two, as compare=[demo/main,demo/rank-8]")
     return problems
 
 
@@ -522,6 +592,8 @@ def _data_problems(data: Data) -> list[str]:
         problems.append(f"data.other_break is {data.other_break}, but must be between 0 and 1")
     if not 0 <= data.test_ratio < 1:
         problems.append(f"data.test_ratio is {data.test_ratio}, but must be at least 0 and below 1")
+    if data.general_test < 0:
+        problems.append(f"data.general_test is {data.general_test}, but must be at least 0")
     if data.heldout_max is not None and data.heldout_max < 0:
         problems.append(f"data.heldout_max is {data.heldout_max}, but must be at least 0")
     if data.long is not Long.keep and not data.count_tokens:
@@ -566,8 +638,8 @@ def _entry_problems(name: str, entry: MixEntry) -> list[str]:
             problems.append(f".{key} has the languages {unknown}; choose from zh, en")
     if entry.count is not None and entry.count < 1:
         problems.append(f".count is {entry.count}, but must be at least 1")
-    if entry.ratio is not None and not 0 < entry.ratio < math.inf:
-        problems.append(f".ratio is {entry.ratio}, but must be above 0 and finite")
+    if entry.ratio is not None and not 0 <= entry.ratio < math.inf:
+        problems.append(f".ratio is {entry.ratio}, but must be at least 0 and finite")
     if entry.count is not None and entry.ratio is not None:
         problems.append(" gives count and ratio; give one of them")
     if entry.ratio is not None and entry.is_tested:

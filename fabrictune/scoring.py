@@ -40,8 +40,8 @@ FOREIGN = re.compile(
 class StepVerdict:
     """On one call that was due. `made` is the tool called in its place, None if none was.
 
-    `argument_em` asks for the same tool and arguments that are the same JSON, `argument_f1` is that of MSAgent-Eval
-    (arXiv 2309.00986, 4.1) and ToolBench by JSON values, from 0 to 1. `exact`: the call does what was due.
+    `argument_em` asks for arguments that are the same JSON, whatever the tool; `argument_f1` is that of MSAgent-Eval
+    (arXiv 2309.00986, 4.1) and ToolBench by JSON values, from 0 to 1, and 0 for another tool. `exact`: both are right.
     """
 
     due: str
@@ -247,11 +247,13 @@ def _in_order(kinds: Collection[str | None], names: Collection[str]) -> tuple[st
 
 
 def _step(due: Attempt, made: Attempt | None) -> StepVerdict:
-    if made is None or made.name != due.name:
-        return StepVerdict(due.name, made.name if made else None, False, False, 0.0, False)
-    exact = _is_same_call(made, due)
-    f1 = 1.0 if exact else _argument_f1(due.arguments or {}, made.arguments)
-    return StepVerdict(due.name, made.name, True, exact, f1, exact)
+    if made is None:
+        return StepVerdict(due.name, None, False, False, 0.0, False)
+    argument_em = _is_same_call(replace(made, name=due.name), due)
+    if made.name != due.name:
+        return StepVerdict(due.name, made.name, False, argument_em, 0.0, False)
+    f1 = 1.0 if argument_em else _argument_f1(due.arguments or {}, made.arguments)
+    return StepVerdict(due.name, made.name, True, argument_em, f1, argument_em)
 
 
 def _argument_f1(due: dict[str, Json], made: dict[str, Json] | None) -> float:

@@ -80,7 +80,7 @@ def test_an_overlay_is_short_and_global(path: Path) -> None:
     [
         f"{path.parent.relative_to(ROOT / 'conf').as_posix()}={path.stem}"
         for path in sorted((ROOT / "conf").rglob("*.yaml"))
-        if path.parent.name not in ("conf", "experiment", "sweep", "cluster")
+        if path.parent.name not in ("conf", "experiment", "sweep", "cluster") and not path.stem.startswith("_")
     ],
 )
 def test_every_choice_of_every_group_fits(choice: str) -> None:
@@ -100,8 +100,22 @@ def test_a_sweep_names_its_points_and_each_of_them_fits(path: Path) -> None:
     assert lines[0].startswith("# @package _global_") and len(lines) < 20
     swept = OmegaConf.load(path).hydra.sweeper.params
     points = [f"{key}={value}" for key, values in swept.items() for value in values.split(",")]
-    variants = {composed(f"+sweep={path.stem}", point).variant for point in points}
+    base = ["data/mix=mix2"] if path.stem == "mix" else []  # which needs general chat
+    variants = {composed(*base, f"+sweep={path.stem}", point).variant for point in points}
     assert len(variants) == len(points) > 1
+
+
+@pytest.mark.parametrize("measure", ["eval_call_exact", "eval_not_stopped", "eval_wrong_args/agent", "eval_loss"])
+def test_the_best_checkpoint_may_be_chosen_by_any_measure(measure: str) -> None:
+    assert composed(f"train.best_by={measure}").train.best_by == measure
+
+
+def test_other_models_are_named_beside_the_runs_own() -> None:
+    config = composed(
+        "+eval.endpoints.teacher={url: https://api.example/v1, model_name: large, api_key_env: TEACHER_KEY}",
+        "eval.models=[base,tuned,teacher]",
+    )
+    assert config.eval.endpoints["teacher"].api_key_env == "TEACHER_KEY"
 
 
 def test_a_users_own_file_is_named_on_the_command_line() -> None:
@@ -148,8 +162,22 @@ def test_a_key_that_does_not_exist_is_named_although_hydra_lets_it_pass() -> Non
         ("lora.dropout", ["lora.dropout=1"]),
         ("lora.dropout", ["lora.dropout=-0.1"]),
         ("overwrite", ["overwrite=true", "resume=true"]),
-        ("train.samples", ["train.samples=-1"]),
         ("train.best_by", ["train.best_by=loss"]),
+        ("train.best_by", ["train.best_by=eval_call_exact", "eval.every=2"]),
+        ("eval.every", ["eval.every=-1"]),
+        ("eval.sample", ["eval.sample=0"]),
+        ("eval.sample_tokens", ["eval.sample_tokens=0"]),
+        ("eval.retries", ["eval.retries=-1"]),
+        ("eval.timeout", ["eval.timeout=0"]),
+        ("eval.dialogues", ["eval.dialogues=0"]),
+        ("eval.models", ["eval.models=[]"]),
+        ("eval.suite", ["eval.suite=toolbnech"]),
+        ("eval.endpoints.teacher", ["+eval.endpoints.teacher={model_name: m}"]),
+        ("eval.endpoints.teacher", ["+eval.endpoints.teacher={url: http://x/v1, folder: y}"]),
+        ("eval.endpoints.tuned", ["+eval.endpoints.tuned={folder: y}"]),
+        ("eval.endpoints.teacher.urll", ["+eval.endpoints.teacher={urll: http://x/v1}"]),
+        ("compare", ["compare=[demo/main]"]),
+        ("data.general_test", ["data.general_test=-1"]),
         ("launcher.gpus", ["launcher.gpus=2"]),
         ("launcher.gpus", ["launcher=torchrun", "launcher.gpus=0"]),
         ("launcher.offload", ["launcher=torchrun", "+launcher.offload=optimizer"]),
@@ -199,9 +227,9 @@ ME = "source: self_cognition, count: 3"
         ("data.mix.me.names and .authors must name the model", [f"+data.mix.me={{{ME}, names: {{en: Weaver}}}}"]),
         ("data.mix.me.names and .authors must name the model", [f"+data.mix.me={{{ME}, authors: {{en: Me}}}}"]),
         ("data.mix.file.count is 0, but must be at least 1", [*A_FILE, "data.mix.file.count=0"]),
-        ("data.mix.a.ratio is 0.0, but must be above 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: 0}"]),
-        ("data.mix.a.ratio is nan, but must be above 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: nan}"]),
-        ("data.mix.a.ratio is inf, but must be above 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: inf}"]),
+        ("data.mix.a.ratio is -1, but must be at least 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: -1}"]),
+        ("data.mix.a.ratio is nan, but must be at least 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: nan}"]),
+        ("data.mix.a.ratio is inf, but must be at least 0", ["+data.mix.a={source: alpaca, path: a.json, ratio: inf}"]),
         ("data.mix.a gives count and ratio", ["+data.mix.a={source: alpaca, path: a.json, ratio: 1, count: 2}"]),
         (
             "data.mix.file.ratio is of the rows of the sources that are tested on, and",

@@ -1,6 +1,8 @@
 """Evaluation end to end over HTTP: only the model is replaced, by one that answers as a test says."""
 
+import csv
 import json
+import shutil
 import socket
 import threading
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fabrictune import evaluation, scoreboard, scoring
+from fabrictune import evaluation, testset
 from fabrictune.config import Config, typed
 from fabrictune.dialogue import Call, Dialogue, Role, Step, Tool, Turn, from_json, to_json
 from fabrictune.formats import agentfabric
@@ -138,40 +140,69 @@ def config_for(run: Path, url: str, *overrides: str) -> Config:
         return typed(compose("config", [*fixed, *overrides]))
 
 
-def predictions(run: Path) -> list[dict]:
-    lines = (run / "evaluate" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+def predictions(run: Path, suite: str = "agentfabric") -> list[dict]:
+    lines = (run / "evaluate" / suite / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-def scores(run: Path) -> dict:
-    return json.loads((run / "evaluate" / "scores.json").read_text(encoding="utf-8"))["endpoint"]
+def scores(run: Path, suite: str = "agentfabric") -> dict:
+    """Of the endpoint: "all", and the cells of seen and unseen tools."""
+    found = json.loads((run / "evaluate" / suite / "scores.json").read_text(encoding="utf-8"))
+    assert found["suite"] == suite
+    model = found["models"]["endpoint"]
+    return {"all": model["all"]} | model["by"].get("tools", {})
 
 
-def test_a_model_that_answers_as_trained_gets_full_marks(
-    run: Path, serve: Callable, capsys: pytest.CaptureFixture
-) -> None:
+def value(cell: dict, measure: str) -> float:
+    return cell["measures"][measure]["value"]
+
+
+def test_a_model_that_answers_as_trained_gets_full_marks(run: Path, serve: Callable, capsys: Captured) -> None:
     endpoint = serve(oracle)
     evaluation.evaluate(config_for(run, endpoint.url))
     for split, turns, due in (("seen", 8, 4), ("unseen", 3, 3)):
-        row = scores(run)[split]
-        assert (row["turns"], row["calls_due"], row["first_call"], row["success"]) == (turns, due, 1, 1)
-        assert not any(row["failures"].values())
-    assert scores(run)["unseen"]["families"]["bank"]["success"] == 1
+        cell = scores(run)[split]
+        assert (cell["rows"], cell["measures"]["first_call"]["count"]) == (turns, due)
+        assert value(cell, "first_call") == value(cell, "success") == value(cell, "argument_f1") == 1
+        assert not any(cell["kinds"].values())
     assert len(endpoint.bodies) == TURNS + DUE
     assert {body["model"] for body in endpoint.bodies} == {"the-model"}
     assert all((body["temperature"], body["max_tokens"]) == (0, 192) for body in endpoint.bodies)
     printed = capsys.readouterr().out
-    assert "all seen" in printed and "bank (unseen)" in printed and "no call made" in printed
-    record = json.loads((run / "evaluate" / "run.json").read_text(encoding="utf-8"))
+    assert "unseen" in printed and "first call exact" in printed and "no call made" in printed
+    record = json.loads((run / "evaluate" / "agentfabric" / "run.json").read_text(encoding="utf-8"))
     assert "hush-4711" not in str(record | {"patch": None})  # where this file stands while it is changed
+    page = (run / "evaluate" / "agentfabric" / "report.html").read_text(encoding="utf-8")
+    assert "hush-4711" not in page and "get_weather" in page
+
+
+def test_the_rows_say_what_was_asked_expected_and_said(run: Path, serve: Callable) -> None:
+    evaluation.evaluate(config_for(run, serve(oracle).url))
+    first = next(row for row in predictions(run) if row["key"] == "1/0")
+    assert first["prompt"][0]["role"] == "system" and first["prompt"][-1]["content"].endswith(
+        DIALOGUES[0].turns[0].query
+    )
+    assert first["expected"]["calls"] == [{"name": "get_weather", "arguments": {"city": "Town0"}}]
+    assert [call["name"] for call in first["calls"]] == ["get_weather"] and "cloudy" in first["calls"][0]["observation"]
+    assert first["answer"].strip() == DIALOGUES[0].turns[0].answer and len(first["replies"]) == 2
+    assert first["labels"] == {
+        "tools": "seen",
+        "source": "test",
+        "family": "weather",
+        "language": "en",
+        "offered": "1",
+    }
+    chinese = next(row for row in predictions(run) if row["dialogue"] == "5")
+    assert (chinese["labels"]["language"], chinese["labels"]["offered"]) == ("zh", "2-3")
 
 
 def test_a_silent_model_makes_no_call(run: Path, serve: Callable) -> None:
     evaluation.evaluate(config_for(run, serve(lambda body: "").url))
     seen, unseen = scores(run)["seen"], scores(run)["unseen"]
-    assert (seen["failures"]["no_call"], unseen["failures"]["no_call"]) == (4, 3)
-    assert seen["failures"]["no_answer"] == 4
-    assert seen["first_call"] == seen["success"] == unseen["success"] == 0
+    assert (seen["kinds"]["no_call"], unseen["kinds"]["no_call"]) == (4, 3)
+    assert value(seen, "no_call") == 1, "of the turns that need a call"
+    assert seen["kinds"]["no_answer"] >= 4
+    assert value(seen, "first_call") == value(seen, "success") == value(unseen, "success") == 0
 
 
 def test_a_model_that_repeats_its_call_is_stopped_after_ten_requests(run: Path, serve: Callable) -> None:
@@ -182,9 +213,9 @@ def test_a_model_that_repeats_its_call_is_stopped_after_ten_requests(run: Path, 
     endpoint = serve(loop)
     evaluation.evaluate(config_for(run, endpoint.url))
     assert len(endpoint.bodies) == 10 * TURNS
-    assert scores(run)["seen"]["failures"]["not_stopped"] == 8
-    assert scores(run)["seen"]["first_call"] == 0.5  # Town0 and Town1 of the four
-    assert scores(run)["unseen"]["failures"]["wrong_tool"] == 3
+    assert scores(run)["seen"]["kinds"]["repeated_call"] == scores(run)["seen"]["kinds"]["not_stopped"] == 8
+    assert value(scores(run)["seen"], "first_call") == 0.5  # Town0 and Town1 of the four
+    assert scores(run)["unseen"]["kinds"]["wrong_tool"] == 3
     assert all(row["answer"] is None and len(row["replies"]) == 10 for row in predictions(run))
 
 
@@ -200,16 +231,16 @@ def test_after_a_crash_only_the_missing_turns_are_asked_again(run: Path, serve: 
     with pytest.raises(
         ConnectionError, match=r"cannot be reached .*\n.*predictions.jsonl; go on with resume=true"
     ) as raised:
-        evaluation.evaluate(config_for(run, serve(dying).url, "eval.concurrency=1"))
+        evaluation.evaluate(config_for(run, serve(dying).url, "eval.concurrency=1", "eval.retries=0"))
     assert "hush-4711" not in str(raised.value)
     kept = predictions(run)
     assert 0 < len(kept) < TURNS
-    with (run / "evaluate" / "predictions.jsonl").open("a", encoding="utf-8") as file:
+    with (run / "evaluate" / "agentfabric" / "predictions.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"model": "endpo')  # a write that the crash cut short
     endpoint = serve(oracle)
     port = endpoint.server_port
     config = config_for(run, endpoint.url, "resume=true", "eval.concurrency=2")
-    settings = run / "evaluate" / "run.json"
+    settings = run / "evaluate" / "agentfabric" / "run.json"
     known = json.loads(settings.read_text(encoding="utf-8"))
     known["settings"]["models"]["endpoint"]["url"] = f"http://127.0.0.1:{port}/v1"  # it came back on another port
     settings.write_text(json.dumps(known), encoding="utf-8")
@@ -217,8 +248,8 @@ def test_after_a_crash_only_the_missing_turns_are_asked_again(run: Path, serve: 
     requests = sum(len(row["replies"]) for row in predictions(run)[len(kept) :])
     assert len(endpoint.bodies) == requests
     assert predictions(run)[: len(kept)] == kept
-    assert len({(row["line"], row["turn"]) for row in predictions(run)}) == len(predictions(run)) == TURNS
-    assert scores(run)["seen"]["success"] == 1
+    assert len({row["key"] for row in predictions(run)}) == len(predictions(run)) == TURNS
+    assert value(scores(run)["seen"], "success") == 1
 
 
 def test_a_finished_evaluation_is_shown_again_or_refused(
@@ -248,7 +279,7 @@ def test_odd_replies_are_verdicts(run: Path, serve: Callable) -> None:
     evaluation.evaluate(config_for(run, serve(lambda body: next(odd, "")).url, "eval.concurrency=1"))
     assert len(predictions(run)) == TURNS
     assert predictions(run)[0]["replies"][0]["text"].count("\ud800") == 1
-    assert scores(run)["seen"]["success"] < 1
+    assert value(scores(run)["seen"], "success") < 1
 
 
 def test_an_endpoint_that_is_not_there_ends_in_one_sentence(run: Path) -> None:
@@ -256,7 +287,7 @@ def test_an_endpoint_that_is_not_there_ends_in_one_sentence(run: Path) -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         with pytest.raises(ConnectionError, match="cannot be reached"):
-            evaluation.evaluate(config_for(run, url))
+            evaluation.evaluate(config_for(run, url, "eval.retries=0"))
 
 
 def test_an_endpoint_that_never_answers_ends_in_one_sentence(run: Path, serve: Callable) -> None:
@@ -265,7 +296,9 @@ def test_an_endpoint_that_never_answers_ends_in_one_sentence(run: Path, serve: C
         return ""
 
     with pytest.raises(ConnectionError, match=r"no answer within 0.1 seconds"):
-        evaluation.evaluate(config_for(run, serve(sleeping).url, "eval.timeout=0.1", "eval.model_name=m"))
+        evaluation.evaluate(
+            config_for(run, serve(sleeping).url, "eval.timeout=0.1", "eval.model_name=m", "eval.retries=0")
+        )
 
 
 def test_a_refused_request_ends_in_one_sentence(run: Path, serve: Callable) -> None:
@@ -287,11 +320,76 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(run: Path) -> N
 
 
 def test_a_bound_takes_dialogues_from_the_whole_file(run: Path) -> None:
-    jobs = evaluation.read_jobs(run / "convert" / "test_dialogues.jsonl", 3)
-    assert [job.dialogue.id for job in jobs if job.turn == 0] == ["weather-0", "weather-2", "bank-1"]
-    assert jobs[1].history[0].content == DIALOGUES[0].turns[0].query
-    assert from_json(to_json(jobs[0].dialogue)) == DIALOGUES[0]
+    tests = testset.read(run / "convert" / "test_dialogues.jsonl", 3)
+    assert [test.dialogue.id for test in tests] == ["weather-0", "weather-2", "bank-1"]
+    assert [test.line for test in tests] == [1, 3, 5]
+    assert from_json(to_json(tests[0].dialogue)) == DIALOGUES[0]
 
 
-def test_every_kind_of_failure_has_a_row() -> None:
-    assert tuple(scoreboard.KIND_NAMES) == scoring.KINDS
+def test_toolbench_asks_each_request_with_the_expected_past(run: Path, serve: Callable, capsys: Captured) -> None:
+    def half(body: dict) -> str:
+        """Right, but for calls it always makes the first tool up and answers every second question."""
+        said = oracle(body)
+        return said.replace("get_weather", "get_wether") if said.startswith("Let me see") else said
+
+    endpoint = serve(half)
+    evaluation.evaluate(config_for(run, endpoint.url, "eval=toolbench"))
+    assert len(endpoint.bodies) == TURNS + DUE
+    cell = scores(run, "toolbench")["all"]
+    assert value(cell, "plan_em") == 1
+    assert value(cell, "act_em") == value(cell, "argument_f1") == pytest.approx(3 / 7)
+    assert value(cell, "hallucination") == pytest.approx(4 / 18), "of all requests"
+    assert value(cell, "rouge_l") == 1 and cell["measures"]["rouge_l"]["count"] == TURNS
+    assert "Plan.EM" in capsys.readouterr().out
+
+
+def test_a_converted_file_of_ones_own_needs_no_run(run: Path, serve: Callable, tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    (run / "convert" / "test_dialogues.jsonl").rename(own)
+    (run / "convert" / "run.json").unlink()
+    evaluation.evaluate(config_for(run, serve(oracle).url, f"eval.file={own}", "eval=smoke"))
+    assert scores(run, "smoke")["all"]["dialogues"] == 4
+    with pytest.raises(FileNotFoundError, match="eval.file="):
+        evaluation.evaluate(config_for(run, "http://127.0.0.1:9/v1", "eval.file=nowhere.jsonl", "overwrite=true"))
+
+
+def test_two_runs_are_compared_row_by_row(run: Path, serve: Callable, capsys: Captured) -> None:
+    def forgetful(body: dict) -> str:
+        return "" if "Town2" in body["messages"][-1]["content"] else oracle(body)
+
+    evaluation.evaluate(config_for(run, serve(oracle).url))
+    shutil.copytree(run / "convert", run.parent / "worse" / "convert")
+    evaluation.evaluate(config_for(run, serve(forgetful).url, "variant=worse"))
+    capsys.readouterr()
+    evaluation.evaluate(config_for(run, "http://x/v1", "compare=[default/main,default/worse]"))
+    assert "turn right" in capsys.readouterr().out
+    (path,) = run.parent.parent.glob("compare-*.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["measures"]["success"]["difference"] == pytest.approx(-1 / TURNS)
+    assert [(row["key"], row["a"], "no_call" in row["b"]) for row in found["changed"]] == [("3/0", [], True)]
+    with pytest.raises(ValueError, match="compare.*no run"):
+        evaluation.evaluate(config_for(run, "http://x/v1", "compare=[default,default/worse]"))
+    with pytest.raises(FileNotFoundError, match="evaluate.py name=default variant=other"):
+        evaluation.evaluate(config_for(run, "http://x/v1", "compare=[default/main,default/other]"))
+
+
+def test_runs_that_were_asked_otherwise_are_not_compared(run: Path, serve: Callable) -> None:
+    evaluation.evaluate(config_for(run, serve(oracle).url))
+    shutil.copytree(run / "convert", run.parent / "less" / "convert")
+    evaluation.evaluate(config_for(run, serve(oracle).url, "variant=less", "eval.dialogues=2"))
+    with pytest.raises(ValueError, match="not asked the same .*dialogues: None -> 2"):
+        evaluation.evaluate(config_for(run, "http://x/v1", "compare=[default/main,default/less]"))
+
+
+def test_the_points_of_a_sweep_become_one_table(run: Path, serve: Callable, capsys: Captured) -> None:
+    for variant, model in (("rank-4", oracle), ("rank-8", lambda body: "")):
+        evaluation.evaluate(config_for(run, serve(model).url, f"variant={variant}"))
+    capsys.readouterr()
+    evaluation.evaluate(config_for(run, "http://x/v1", "collect=rank-*"))
+    assert "rank-4" in (printed := capsys.readouterr().out) and "rank-8" in printed
+    with (run.parent / "evaluate-agentfabric.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["point"] for line in lines] == ["rank-4", "rank-8"]
+    assert {"1.0", "0.0"} <= {line["success"] for line in lines} or {"1", "0"} <= {line["success"] for line in lines}
+    with pytest.raises(FileNotFoundError, match="no evaluated variant matches"):
+        evaluation.evaluate(config_for(run, "http://x/v1", "collect=seed-*"))
