@@ -150,7 +150,7 @@ def _ours(launcher: Sequence[str]) -> Callable[[Task, Path], list[str]]:
             "train.logging_steps": 1,
             "train.eval_steps": 1_000_000,  # once, at the end, where nothing can switch it off
             "train.eval_dialogues": 1,
-            "train.samples": 0,
+            "eval.every": 0,
             "data.max_length": MAX_LENGTH,
             "wandb.mode": "disabled",
         }

@@ -17,6 +17,14 @@ NO_CURVES = (STEP, "epoch")
 SMOOTHING = 0.9  # of the train loss, whose every point is another batch
 _DARK, _LIGHT = "#1f4e8c", "#a9c4e6"
 
+# What is right of the tokens, replies and calls expected, and the image of all of them.
+ACCURACIES = {
+    "eval/token_acc": "tokens right",
+    "eval/sentence_acc": "replies right, given their beginning",
+    "eval/call_exact": "calls exact, as generated",
+}
+ACCURACY = "eval/accuracy"
+
 # A curve is its steps and its values.
 Curve = tuple[list[int], list[float]]
 
@@ -68,14 +76,19 @@ def collect(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
 def draw(metrics: Path, folder: Path) -> list[Path]:
     """Writes one PNG a metric of the file into the folder and returns their paths.
 
-    The curves of a metric's sources stand in one image; the train loss is shown smoothed too.
+    The curves of a metric's sources stand in one image; the train loss is shown smoothed too. The accuracies of all
+    sources, where there are several, stand together in eval_accuracy.png.
     """
     found = collect(read(metrics))
     folder.mkdir(parents=True, exist_ok=True)
+    figures = {metric: _figure(metric, by_source) for metric, by_source in found.items()}
+    accuracies = {label: found[metric][""] for metric, label in ACCURACIES.items() if "" in found.get(metric, {})}
+    if len(accuracies) > 1:
+        figures[ACCURACY] = _figure_of_accuracies(accuracies)
     paths = []
-    for metric, by_source in found.items():
-        path = folder / f"{metric.replace('/', '_')}.png"
-        _save(_figure(metric, by_source), path)
+    for title, figure in figures.items():
+        path = folder / f"{title.replace('/', '_')}.png"
+        _save(figure, path)
         paths.append(path)
     return paths
 
@@ -110,6 +123,19 @@ def _figure(metric: str, by_source: dict[str, Curve]) -> Figure:
     axes.grid(alpha=0.3)
     if len(axes.lines) > 1:
         axes.legend(fontsize="small")
+    return figure
+
+
+def _figure_of_accuracies(curves: dict[str, Curve]) -> Figure:
+    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for place, (title, curve) in enumerate(curves.items()):
+        axes.plot(*curve, color=f"C{place}", linewidth=2, marker="o" if len(curve[0]) < 30 else "", label=title)
+    axes.set_xlabel("step")
+    axes.set_ylabel("share")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     return figure
 
 

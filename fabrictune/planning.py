@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from fabrictune import (
     accelerators,
     batches,
+    encoding,
     estimates,
     footprint,
     model_files,
@@ -24,12 +26,14 @@ from fabrictune import (
     processes,
     protocol,
     record,
+    samples,
     tokens,
     tracking,
     zero,
 )
 from fabrictune.batches import Batches
-from fabrictune.config import MAIN, Config, Dtype, LauncherKind, Offload, Optimizer
+from fabrictune.config import GENERATED_MEASURES, MAIN, Config, Dtype, LauncherKind, Offload, Optimizer
+from fabrictune.dialogue import Exchange
 from fabrictune.log import logger
 from fabrictune.packing import Row
 
@@ -37,7 +41,7 @@ EVEN = {"tool": 1.0, "arguments": 1.0, "answer": 1.0}  # of test rows, so that r
 ALL_LINEAR = "all-linear"
 # What may be another after a resume: it changes the memory and what is shown, not what is computed.
 ESTIMATED = 16  # steps of an epoch whose rows are laid out to estimate the tokens of all
-FREE = ("row_tokens", "gradient_checkpointing", "samples", "sample_tokens")
+FREE = ("row_tokens", "gradient_checkpointing")
 
 
 def converted_folder(config: Config) -> Path:
@@ -150,10 +154,35 @@ def test_rows(config: Config, converted: Path, tokenizer: Path) -> tuple[list[Ro
     return rows, list(known.source_names)
 
 
+def sampled(config: Config, converted: Path, tokenizer: Path) -> list[Exchange]:
+    """The test exchanges to which replies are generated while training, none with eval.every=0.
+
+    They fit data.max_length, and the reply expected fits eval.sample_tokens: another could only be cut off.
+    """
+    if not config.eval.every:
+        return []
+    path = converted / "test.jsonl"
+    known = tokens.cached(path, tokenizer, model_files.cache("tokens"), config.data.processes)
+    fitting = set(np.flatnonzero(known.lengths <= config.data.max_length).tolist())
+    with path.open(encoding="utf-8") as file:
+        exchanges = [
+            Exchange.from_line(line)
+            for number, line in enumerate(file)
+            if number in fitting and _reply_tokens(known, number) <= config.eval.sample_tokens
+        ]
+    return samples.choose(exchanges, config.eval.sample)
+
+
+def _reply_tokens(known: tokens.Tokens, number: int) -> int:
+    """Those of the exchange's reply and of its end."""
+    return int((known[number].parts != encoding.REQUEST).sum())
+
+
 def settings(config: Config, converted: Path) -> dict[str, Any]:
     """All that the training's result depends on, but for rounding."""
     data = json.loads((converted / "run.json").read_text(encoding="utf-8"))["results"]["hashes"]
     train = {key: value for key, value in asdict(config.train).items() if key not in FREE}
+    chooses = {key: getattr(config.eval, key) for key in ("sample", "sample_tokens")}
     return {
         "seed": config.seed,
         "model": config.model.plain(),
@@ -167,7 +196,11 @@ def settings(config: Config, converted: Path) -> dict[str, Any]:
         },
         "max_length": config.data.max_length,
         "data": {file: data[file] for file in ("train.jsonl", "test.jsonl")},
-    }
+    } | ({"eval": chooses} if _is_generated(config.train.best_by) else {})
+
+
+def _is_generated(measure: str) -> bool:
+    return measure.partition("/")[0] in GENERATED_MEASURES
 
 
 def step_count(config: Config, batches: Batches) -> int:
@@ -203,6 +236,13 @@ def prepare(config: Config, converted: Path) -> dict[str, Any]:
                 counts["too_long"],
                 config.data.max_length,
             )
+    if config.eval.every:
+        logger.info(
+            "to %d test exchanges replies of at most %d tokens are generated at %s",
+            stats["test"]["generated_on"],
+            config.eval.sample_tokens,
+            "every evaluation" if config.eval.every == 1 else f"one of {config.eval.every} evaluations",
+        )
     logger.info(
         "%d steps of %d dialogues; %s trainable parameters of %s",
         step_count(config, batches),
@@ -217,8 +257,11 @@ def _test_counts(config: Config, converted: Path, tokenizer: Path) -> dict[str, 
     """What an evaluation computes. Raises ValueError if nothing can be tested, or not what train.best_by names."""
     rows, sources = test_rows(config, converted, tokenizer)
     tested = {sources[number] for row in rows for number in set(row.term_sources.tolist())}
+    chosen = sampled(config, converted, tokenizer)
     _, _, source = config.train.best_by.partition("/")
-    if source and (source not in tested or len(sources) == 1):
+    if _is_generated(config.train.best_by):
+        _require_measurable(config, converted, chosen)
+    elif source and (source not in tested or len(sources) == 1):
         among = ", ".join(sorted(tested)) if len(sources) > 1 else "none: there is only one"
         raise ValueError(f"train.best_by is {config.train.best_by}, but the sources with test rows are {among}")
     known = tokens.cached(converted / "test.jsonl", tokenizer, model_files.cache("tokens"), config.data.processes)
@@ -226,7 +269,21 @@ def _test_counts(config: Config, converted: Path, tokenizer: Path) -> dict[str, 
         "rows": len(rows),
         "supervised": sum(len(row.targets) for row in rows),
         "too_long": int((known.lengths > config.data.max_length).sum()),
+        "generated_on": len(chosen),
     }
+
+
+def _require_measurable(config: Config, converted: Path, chosen: Sequence[Exchange]) -> None:
+    """Raises ValueError if the exchanges generated on cannot tell what train.best_by names."""
+    dialect = protocol.dialect_of(record.settings_of(converted)["format"], "train.py")
+    found = samples.measurable(chosen, dialect, "eval")
+    if config.train.best_by not in found:
+        has = ", ".join(sorted(found)) or "nothing"
+        raise ValueError(
+            f"train.best_by is {config.train.best_by}, but the {len(chosen)} test exchanges generated on, with replies "
+            f"of at most {config.eval.sample_tokens} tokens, tell {has}; choose one of these, or raise eval.sample or "
+            f"eval.sample_tokens"
+        )
 
 
 def _stats(batches: Batches) -> dict[str, Any]:
@@ -309,11 +366,13 @@ def show(config: Config) -> None:
     tried(lambda: switches(config, machine_of_ranks()))
     tried(lambda: tracking.chosen_mode(config.wandb.mode.value))
     data = tried(lambda: plan(config, converted, place, ranks)) if converted and place else None
+    counts = tried(lambda: _test_counts(config, converted, place)) if data and converted and place else None
     if data and converted and place:
-        tried(lambda: _test_counts(config, converted, place))
         tried(lambda: record.require_free(config.run_folder / "train", settings(config, converted), **_ways(config)))
     stats = _stats(data) if data else None
     schedule, operations = _schedule(config, ranks, data, stats, known)
+    if counts and config.eval.every:
+        schedule["replies_generated_at_an_evaluation"] = counts["generated_on"]
     if converted and not data:
         dialogues = json.loads((converted / "stats.json").read_text(encoding="utf-8"))["train"]["dialogues"]
         steps = math.ceil(math.ceil(dialogues / train.batch_size) * train.epochs)

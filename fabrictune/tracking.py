@@ -27,6 +27,7 @@ CONNECT_SECONDS = 30  # W&B's own bound is 90, and with retries 105 s pass in si
 # At the end, where W&B would wait without a bound for a server that has gone. A run that is asked to stop has saved by
 # then, and all of that has to be over within launching.GRACE, 300 s.
 UPLOAD_SECONDS = 120
+TABLE_ROWS = 16  # of samples in a table of W&B's, which is uploaded again at each evaluation; samples.jsonl has all
 FLUSH_SECONDS = 1  # W&B writes its file every 15 s, so that a killed run would lose as much of its curves
 
 
@@ -263,10 +264,14 @@ class Tracker(TrainerCallback):
         self.progress.close()
 
     def write_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What the model answered at `step`, a row a request, all with the same keys; for rank 0 to call."""
+        """What the model answered at `step`, a row a request, all with the same keys; for rank 0 to call.
+
+        W&B gets TABLE_ROWS of them at most, evenly from first to last.
+        """
         for row in rows:
             self.samples.write(step, row)
-        self.wandb.table(step, "samples", rows)
+        count = min(len(rows), TABLE_ROWS)
+        self.wandb.table(step, "samples", [rows[place * len(rows) // count] for place in range(count)])
 
     def finish(self, best_step: int | None, adapter: Path | None = None) -> None:
         """Ends the W&B run with the losses of the best and of the last step; `adapter` is kept there if given."""

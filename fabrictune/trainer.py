@@ -12,33 +12,42 @@ import ctypes
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from safetensors import SafetensorError
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from fabrictune import loss, packing
+from fabrictune import loss, packing, samples
 from fabrictune.batches import Batches, Share
 from fabrictune.log import Clock, logger, progress
 from fabrictune.packing import Row
 
 CHECKPOINT = "checkpoint-"
+HIGHER_IS_BETTER = ("eval_token_acc", "eval_sentence_acc", "eval_call_exact", "eval_rouge_l")  # of the others lower is
 _OURS = "fabrictune"  # in trainer_state.json: what Trainer does not keep
+# Of an evaluation, what the log says and how.
+_SHOWN = {
+    "eval loss": "loss",
+    "tokens right": "token_acc",
+    "replies right": "sentence_acc",
+    "calls exact": "call_exact",
+}
 
 
 class RowTrainer(Trainer):
     """Trainer whose batches are `Share`s of rows. After `train()`, `stopped` says whether a stop was asked for.
 
     `stop` is asked once a step on every rank; `computed` is told the tokens of each row, and how many rows its step
-    has. `test_sources` names what the test rows' `term_sources` count.
+    has. `test_sources` names what the test rows' `term_sources` count. At every `every`-th evaluation, and at the end,
+    replies to the sample are generated and judged; rank 0 hands their rows to `show`, with the step.
     """
 
     def __init__(
@@ -51,6 +60,9 @@ class RowTrainer(Trainer):
         stop: Callable[[], bool],
         computed: Callable[[int, int], None],
         callbacks: Sequence[TrainerCallback],
+        sample: samples.Sample | None = None,
+        every: int = 1,
+        show: Callable[[int, Sequence[Mapping[str, Any]]], None] = lambda step, rows: None,
     ) -> None:
         super().__init__(
             model=model,
@@ -67,6 +79,7 @@ class RowTrainer(Trainer):
         self.steps_per_epoch = batches.steps_per_epoch
         self.stop = stop
         self.computed = computed
+        self.sample, self.every, self.show = sample, every, show
         self.stopped = False
         self.evaluation_due = False  # one that was given up to stop, and is made up for after the resume
         # Of each step since the curve's last line: its loss, then what `_weighted_by_source` has, flat.
@@ -145,7 +158,10 @@ class RowTrainer(Trainer):
         super().log(logs)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
-        """Loss, token accuracy and sentence accuracy over all test rows, each token counted once; also per source."""
+        """Loss, token accuracy and sentence accuracy over all test rows, each token counted once; also per source.
+
+        With them what `samples.metrics` has, where replies are generated.
+        """
         self.model.eval()
         clock = Clock()
         sums = torch.zeros(len(self.test_sources), 6, dtype=torch.float64)
@@ -153,9 +169,7 @@ class RowTrainer(Trainer):
         # Each rank takes its own rows; a distributed sampler would repeat some of them to even the ranks out. Those
         # that have none left compute an empty one, since under ZeRO-3 they must gather the weights together.
         for start in progress(range(0, len(self.eval_dataset), count), "evaluating"):
-            stop = torch.tensor(float(self.stop()), device=self.args.device)
-            if self.accelerator.reduce(stop, reduction="sum") > 0:
-                raise _EvaluationStopped
+            self._end_if_asked()
             row = self.eval_dataset[start + rank] if start + rank < len(self.eval_dataset) else packing.PADDING
             with torch.no_grad():
                 outcome = loss.of_row(self.model, row)
@@ -163,17 +177,38 @@ class RowTrainer(Trainer):
         sums = self.accelerator.reduce(sums.to(self.args.device, torch.float32), reduction="sum").cpu().double()
         metrics = _metrics(sums, self.test_sources, metric_key_prefix)
         self._require_finite("eval loss", metrics[f"{metric_key_prefix}_loss"], self.state.global_step)
+        if self.sample and self._is_generation_due():
+            metrics |= self._generated(self.sample, metric_key_prefix)
         if self.args.metric_for_best_model not in metrics:
             raise ValueError(f"train.best_by is {self.args.metric_for_best_model}; choose from {', '.join(metrics)}")
-        logger.info(
-            "step %d: eval loss %.4f, tokens right %.3f, replies right %.3f",
-            self.state.global_step,
-            *(metrics[f"{metric_key_prefix}_{key}"] for key in ("loss", "token_acc", "sentence_acc")),
-        )
+        shown = [(words, metrics.get(f"{metric_key_prefix}_{key}")) for words, key in _SHOWN.items()]
+        said = ", ".join(f"{words} {value:.4g}" for words, value in shown if value is not None)
+        logger.info("step %d: %s", self.state.global_step, said)
         metrics[f"{metric_key_prefix}_seconds"] = round(clock.seconds(), 1)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _end_if_asked(self) -> None:
+        """Raises _EvaluationStopped on all ranks if one was asked to stop; they must call it equally often."""
+        stop = torch.tensor(float(self.stop()), device=self.args.device)
+        if self.accelerator.reduce(stop, reduction="sum") > 0:
+            raise _EvaluationStopped
+
+    def _is_generation_due(self) -> bool:
+        """By the step alone, so that a resumed run generates when one that was left alone does."""
+        step = self.state.global_step
+        return step >= self.state.max_steps or math.ceil(step / self.args.eval_steps) % self.every == 0
+
+    def _generated(self, sample: samples.Sample, prefix: str) -> dict[str, float]:
+        """The measures of replies that the ranks share out among them; every rank judges all and has the same."""
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        mine = sample.generate(self.model, rank, count, self._end_if_asked)
+        replies = dict(gather_object(list(mine.items())))
+        verdicts = sample.verdicts(replies)
+        if self.is_world_process_zero():
+            self.show(self.state.global_step, sample.rows(replies, verdicts))
+        return samples.metrics(sample.exchanges, verdicts, prefix)
 
     def _maybe_log_save_evaluate(self, *given: Any, **more: Any) -> None:
         try:

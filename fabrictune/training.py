@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from fabrictune import (
     accelerators,
-    encoding,
     launching,
     models,
     planning,
+    protocol,
     ranks,
     record,
     samples,
@@ -26,10 +26,9 @@ from fabrictune import (
     zero,
 )
 from fabrictune.config import Config, Dtype, LauncherKind, command
-from fabrictune.dialogue import Exchange
 from fabrictune.log import logger
 from fabrictune.ranks import Stop
-from fabrictune.trainer import CHECKPOINT, RowTrainer, newest_checkpoint
+from fabrictune.trainer import CHECKPOINT, HIGHER_IS_BETTER, RowTrainer, newest_checkpoint
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
@@ -110,12 +109,18 @@ def fit(config: Config, stop: Stop) -> dict[str, Any]:
     model = _model(config, base, switches)
     with _tracker(config, folder) as tracker:
         trainer = RowTrainer(
-            model, args, plan, test_rows, test_sources, stop.requested, tracker.progress.row, callbacks=[tracker]
+            model,
+            args,
+            plan,
+            test_rows,
+            test_sources,
+            stop.requested,
+            tracker.progress.row,
+            callbacks=[tracker],
+            sample=_sample(config, converted, base, tokenizer),
+            every=config.eval.every,
+            show=tracker.write_samples,
         )
-        if config.train.samples and _divides_parameters(config):
-            logger.info("no samples under launcher.zero=3, where every rank would have to generate them")
-        elif config.train.samples:
-            trainer.add_callback(_Samples(config, converted / "test.jsonl", tokenizer, tracker))
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.stopped and (trainer.state.global_step < steps or trainer.evaluation_due):
             saved = folder / f"{CHECKPOINT}{trainer.state.global_step}"
@@ -160,7 +165,7 @@ def arguments(config: Config, folder: Path, steps: int, switches: accelerators.R
         save_strategy="steps",
         save_steps=train.eval_steps,
         metric_for_best_model=train.best_by,
-        greater_is_better=not train.best_by.startswith("eval_loss"),
+        greater_is_better=train.best_by.partition("/")[0] in HIGHER_IS_BETTER,
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=not torch.cuda.is_available(),
@@ -214,23 +219,11 @@ def _tracker(config: Config, folder: Path) -> tracking.Tracker:
     )
 
 
-class _Samples(TrainerCallback):
-    """At each evaluation, what the model answers to a few requests of the test rows, always the same ones."""
-
-    def __init__(
-        self, config: Config, path: Path, tokenizer: PreTrainedTokenizerBase, tracker: tracking.Tracker
-    ) -> None:
-        with path.open(encoding="utf-8") as file:
-            self.chosen = samples.choose([Exchange.from_line(line) for line in file], config.train.samples)
-        self.prompts = [encoding.prompt(exchange, tokenizer) for exchange in self.chosen]
-        self.tokenizer, self.tracker = tokenizer, tracker
-        self.stop_ids = [encoding.reply_end(tokenizer)]
-        self.most = config.train.sample_tokens
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero:
-            replies = samples.generate(model, self.tokenizer, self.prompts, self.most, self.stop_ids)
-            self.tracker.write_samples(state.global_step, samples.rows(self.chosen, self.prompts, replies))
+def _sample(config: Config, converted: Path, base: Path, tokenizer: PreTrainedTokenizerBase) -> samples.Sample | None:
+    """What the run generates on while it trains, if anything."""
+    chosen = planning.sampled(config, converted, base)
+    dialect = protocol.dialect_of(record.settings_of(converted)["format"], "train.py")
+    return samples.Sample(chosen, tokenizer, dialect, config.eval.sample_tokens) if chosen else None
 
 
 def _copy_adapter(checkpoint: Path, best: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib import image
+from matplotlib.colors import to_rgb
 
 from fabrictune import curves
 
@@ -34,6 +35,17 @@ def test_every_metric_is_one_image_of_8_by_5_inches(tmp_path) -> None:
     for path in paths:
         assert image.imread(path).shape[:2] == (500, 800)
         assert dark_pixels(path) > 20
+
+
+def test_accuracies_over_the_steps_stand_in_one_image_too(tmp_path) -> None:
+    one = [{"step": 5, "eval_token_acc": 0.5, "eval_call_exact/shop": 0.5}]
+    assert len(curves.draw(write(tmp_path / "one.jsonl", one), tmp_path)) == 2, "nothing to compare with"
+    accuracies = [{"step": step, "eval_token_acc": 0.9, "eval_call_exact": step / 10} for step in (1, 5, 9)]
+    paths = curves.draw(write(tmp_path / "m.jsonl", accuracies), tmp_path)
+    (path,) = (path for path in paths if path.name == "eval_accuracy.png")
+    pixels = image.imread(path)[..., :3]
+    for colour in ("C0", "C1"):
+        assert (abs(pixels - to_rgb(colour)).max(axis=2) < 0.05).sum() > 200, "a curve each"
 
 
 def test_drawing_again_replaces_the_images(tmp_path) -> None:

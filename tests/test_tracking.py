@@ -204,6 +204,18 @@ def test_wandb_has_a_table_of_samples_for_each_evaluation(whole) -> None:
         assert {"step": step} | dict(zip(table["columns"], table["data"][0], strict=True)) == row
 
 
+def test_wandbs_table_of_samples_is_short_and_evenly_drawn_while_the_file_has_all(tmp_path) -> None:
+    held = online(tmp_path)
+    held.start()
+    tracker = tracking.Tracker(tmp_path, held)
+    tracker.write_samples(2, [{"reply": str(number)} for number in range(40)])
+    held.finish({})
+    (run,) = wandb_offline.runs(tmp_path)
+    ((_, table),) = run.tables("samples")
+    assert [int(row[0]) for row in table["data"]] == [place * 40 // 16 for place in range(16)]
+    assert [line["reply"] for line in lines(tmp_path, "samples.jsonl")] == [str(number) for number in range(40)]
+
+
 def test_wandb_names_the_best_and_the_last_step_and_keeps_the_adapter(whole) -> None:
     (run,) = wandb_offline.runs(whole)
     losses = {line["step"]: line["eval_loss"] for line in lines(whole) if "eval_loss" in line}

@@ -21,8 +21,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from fabrictune import conversion, merging, models, processes, training
-from fabrictune.config import Config, typed
+from fabrictune import accelerators, conversion, merging, models, planning, processes, training
+from fabrictune.config import COMPUTED, GENERATED_MEASURES, Config, typed
 from fabrictune.dialogue import Exchange
 from fabrictune.encoding import prompt
 from fabrictune.trainer import newest_checkpoint
@@ -48,8 +48,8 @@ def overrides(tiny_model: Path, outputs: Path, *more: str) -> list[str]:
         "train.eval_steps=2",
         "train.logging_steps=1",
         "train.learning_rate=1e-2",
-        "train.samples=2",
-        "train.sample_tokens=4",
+        "eval.sample=2",
+        "eval.sample_tokens=48",
         "lora.rank=4",
         "lora.dropout=0.1",
         *more,
@@ -212,8 +212,10 @@ def test_eval_loss_is_the_mean_over_all_supervised_tokens(trained, converted, ti
 # Three steps, each over all training rows; without a warmup the first update counts.
 ALL_AT_ONCE = (
     *("train.batch_size=1000", "train.epochs=3", "train.max_steps=3", "train.warmup_ratio=0", "train.eval_steps=100"),
-    *("train/loss_weights=react", "lora.dropout=0", "wandb.mode=disabled", "train.samples=0"),
+    *("train/loss_weights=react", "lora.dropout=0", "wandb.mode=disabled", "eval.every=0"),
 )
+# Five test exchanges, which two ranks cannot share evenly; with two calls and three answers.
+GENERATING = ("eval.every=1", "eval.sample=5", "eval.sample_tokens=80")
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +242,7 @@ def one_rank(converted, tiny_model, tmp_path_factory) -> Path:
     """The train folder of three steps over all training rows on one rank."""
     outputs = tmp_path_factory.mktemp("once")
     folder = beside(converted, outputs)
-    training.train(config(tiny_model, outputs, *ALL_AT_ONCE))
+    training.train(config(tiny_model, outputs, *ALL_AT_ONCE, *GENERATING))
     return folder
 
 
@@ -257,12 +259,17 @@ def one_rank(converted, tiny_model, tmp_path_factory) -> Path:
 )
 def test_two_ranks_train_as_one_does(converted, one_rank, first_loss, tiny_model, tmp_path, launcher: str) -> None:
     folder = beside(converted, tmp_path)
-    words = [*ALL_AT_ONCE, *launcher.split(), "launcher.gpus=2"]
+    words = [*ALL_AT_ONCE, *GENERATING, *launcher.split(), "launcher.gpus=2"]
     run = script(*overrides(tiny_model, tmp_path, *words))
     assert run.returncode == 0, run.stderr[-3000:]
     assert metrics(folder, "loss")[0] == pytest.approx(first_loss, rel=1e-5)
     assert metrics(folder, "eval_loss") == pytest.approx(metrics(one_rank, "eval_loss"), rel=1e-5)
     assert metrics(folder, "loss") == pytest.approx(metrics(one_rank, "loss"), rel=1e-5)
+    assert (folder / "samples.jsonl").read_bytes() == (one_rank / "samples.jsonl").read_bytes()
+    generated = {key for line in curve(one_rank) for key in line if key.startswith("eval_")} - COMPUTED
+    assert {"eval_call_exact", "eval_rouge_l", "eval_not_stopped"} <= generated
+    for key in generated:
+        assert metrics(folder, key) == metrics(one_rank, key)
     if "zero=0" not in launcher:  # where DeepSpeed tells no norm
         assert metrics(folder, "grad_norm") == pytest.approx(metrics(one_rank, "grad_norm"), rel=1e-5)
     merging.merge(config(tiny_model, tmp_path, *words))  # takes only an adapter in peft's layout that fits the base
@@ -284,7 +291,7 @@ def test_two_ranks_in_bfloat16_train_nearly_as_one_does(converted, tiny_model, t
 def test_two_ranks_that_were_stopped_go_on_as_one_that_was_not(converted, tiny_model, tmp_path) -> None:
     whole, folder = (beside(converted, tmp_path / name) for name in ("whole", "stopped"))
     words = ["train.epochs=4", "train.max_steps=12", "train.eval_steps=100", "train.learning_rate=1e-3"]
-    words += ["lora.dropout=0", "wandb.mode=disabled", "train.samples=0"]
+    words += ["lora.dropout=0", "wandb.mode=disabled", "eval.every=0"]
     training.train(config(tiny_model, tmp_path / "whole", *words))
     more = ["launcher=deepspeed", "launcher.zero=2", "launcher.gpus=2"]
     words = overrides(tiny_model, tmp_path / "stopped", *words, *more)
@@ -317,6 +324,7 @@ def test_a_finished_run_is_refused_and_with_resume_left_as_it_is(trained, tiny_m
 
 # A run of 20 steps to be killed and stopped; it saves every second one, and has a line of the curve in between.
 TWENTY = ("train.epochs=4", "train.max_steps=20", "train.eval_steps=2", "train.logging_steps=3", "wandb.mode=disabled")
+TWENTY += ("eval.every=3",)
 
 
 @pytest.fixture(scope="module")
@@ -400,6 +408,43 @@ def evaluation_is_due(folder: Path) -> bool:
     return state["stateful_callbacks"]["fabrictune"]["evaluation_due"]
 
 
+@pytest.mark.e2e
+def test_sigterm_while_replies_are_generated_is_heard_between_two_batches(converted, tiny_model, tmp_path) -> None:
+    folder = beside(converted, tmp_path)
+    more = ["wandb.mode=disabled", "eval.sample=15", "eval.sample_tokens=130"]  # two batches
+    said = tmp_path / "said"
+    stopped(overrides(tiny_model, tmp_path, *more), said, lambda: "generating" in said.read_text())
+    assert saved_step(folder) == 2 and evaluation_is_due(folder)
+    assert not (folder / "samples.jsonl").exists() and not metrics(folder, "eval_loss"), "it is made up for as a whole"
+
+
+def test_replies_are_generated_at_every_third_evaluation_and_at_the_last(twenty) -> None:
+    lines = [json.loads(line) for line in (twenty / "samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [6, 6, 12, 12, 18, 18, 20, 20]
+    evaluated = [line for line in curve(twenty) if "eval_loss" in line]
+    assert [line["step"] for line in evaluated if "eval_rouge_l" in line] == [6, 12, 18, 20]
+    assert len(evaluated) == 10
+
+
+def test_the_best_checkpoint_has_the_most_right_or_the_least_wrong(tiny_model, tmp_path) -> None:
+    good = {"eval_token_acc", "eval_sentence_acc", "eval_call_exact", "eval_rouge_l"}
+    plain = config(tiny_model, tmp_path)
+    switches = planning.switches(plain, accelerators.machine())
+    for name in COMPUTED | GENERATED_MEASURES:
+        for best_by in (name, f"{name}/shop"):
+            plain.train.best_by = best_by
+            args = training.arguments(plain, tmp_path, 4, switches)
+            assert args.greater_is_better == (name in good), name
+
+
+def test_the_best_checkpoint_may_be_chosen_by_what_is_generated(converted, tiny_model, tmp_path) -> None:
+    folder = beside(converted, tmp_path)
+    best = training.train(config(tiny_model, tmp_path, "wandb.mode=disabled", "train.best_by=eval_not_stopped"))
+    run = json.loads((folder / "run.json").read_text())
+    assert best == run["results"]["best"] == min(metrics(folder, "eval_not_stopped"))
+    assert run["settings"]["eval"] == {"sample": 2, "sample_tokens": 48}, "another sample could choose another one"
+
+
 def test_only_the_adapter_of_every_linear_layer_but_the_head_is_trained(tiny_model) -> None:
     model = models.attach(models.load(tiny_model, "float32", "sdpa"), rank=4, alpha=8, dropout=0.0, seed=0)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -423,6 +468,9 @@ def test_gradient_checkpointing_changes_memory_and_not_the_curve(converted, tiny
         (["lora.targets=[c_attn]"], r"lora.targets: 'c_attn' is no linear layer .* q_proj"),
         (["train.attention=flash", "train.packing=flat"], "train.attention is flash, but"),
         (["train.best_by=eval_loss/agent"], r"train.best_by is eval_loss/agent, but the sources with test rows are"),
+        (["train.best_by=eval_rouge_l/agent"], r"eval_rouge_l/agent, but the 2 test .* tell eval_needless_call, "),
+        (["train.best_by=eval_call_exact"], r"eval_call_exact, but the 2 test exchanges .* tell eval_needless_call, "),
+        (["train.best_by=eval_no_call", "eval.sample_tokens=4"], r"the 0 test exchanges .* 4 tokens, tell nothing"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence_before_a_run_is_begun(
