@@ -1,9 +1,13 @@
-"""The benchmarks: the conversion's counts every row on both sides, the training's counts work and losses rightly."""
+"""The benchmarks: the conversion's counts every row on both sides, the training's counts work and losses rightly, the
+evaluation's sides ask the same and are compared where they part."""
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers, lists
 
-from benchmarks import convert, convert_plain, measure, nll, train, train_plain, work
+from benchmarks import convert, convert_plain, evaluate, evaluate_plain, measure, nll, ties, train, train_plain, work
+from fabrictune import client
+from fabrictune.dialogue import Reply, Tool
 from fabrictune.formats import ms_agent
+from fabrictune.tasks import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTED = "Answer the following questions as best you can. You have access to the following APIs:\n"
@@ -150,10 +157,11 @@ def test_the_reason_of_a_failure_is_the_last_exception_of_its_log() -> None:
     assert train.last_error("killed\n") == "killed"
 
 
-def test_the_training_benchmark_tells_its_options_without_torch() -> None:
-    words = [sys.executable, "-X", "importtime", str(ROOT / "benchmarks" / "train.py"), "--help"]
+@pytest.mark.parametrize(("script", "option"), [("train.py", "--peers"), ("evaluate.py", "--model")])
+def test_a_benchmark_tells_its_options_without_torch(script, option) -> None:
+    words = [sys.executable, "-X", "importtime", str(ROOT / "benchmarks" / script), "--help"]
     told = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60)
-    assert "--peers" in told.stdout and not re.search(r"\| +torch$", told.stderr, re.MULTILINE)
+    assert option in told.stdout and not re.search(r"\| +torch$", told.stderr, re.MULTILINE)
 
 
 def exchange_lines(path: Path, count: int) -> list[str]:
@@ -205,3 +213,174 @@ def test_the_loss_of_the_base_is_the_one_that_transformers_computes_from_labels(
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
     expected = model(**{key: torch.tensor([value]) for key, value in made.items()}).loss.item()
     assert nll.mean_nll(str(tiny_model), "none", tmp_path / "rows.jsonl")["nll"] == pytest.approx(expected, rel=1e-3)
+
+
+CALL = "Action: find\nAction Input: {}\n"
+
+
+def row(key: str, *texts: str, query: str = "Which?", stopped: bool = True, success: int = 1) -> dict:
+    """A row as the client makes it of a model that answers with the texts; `find` finds nothing."""
+    replies = iter(texts)
+    bodies = []
+
+    async def ask(body: dict) -> Reply:
+        bodies.append(body["messages"])
+        return Reply(next(replies), stopped)
+
+    tools = (Tool("find", "Finds", {"type": "object", "properties": {}}),)
+    played = asyncio.run(client.play_turn(ask, "m", tools, "", "", [], query, lambda name, text: "nothing"))
+    calls = [{"name": call.name, "arguments": call.text, "observation": call.observation} for call in played.attempts]
+    return {
+        **{"key": key, "dialogue": key.split("/")[0], "prompt": bodies[0], "bodies": bodies, "calls": calls},
+        "replies": [{"text": reply.text, "stopped": reply.stopped} for reply in played.replies],
+        "measures": {"success": [success, 1]},
+    }
+
+
+def test_requests_are_compared_with_the_messages_that_the_client_sent_up_to_the_reply_that_differs() -> None:
+    one = row("1/0", CALL, CALL, "Nothing is there.")
+    other = row("1/0", CALL, CALL + " ", "Not a thing.")
+    assert list(ties.requests(one)) == one["bodies"]
+    compared = list(ties.pairs(one, other))
+    assert [pair.messages for pair in compared] == one["bodies"][:2] == other["bodies"][:2]
+    assert [pair.same for pair in compared] == [True, False]
+    assert len(list(ties.pairs(one, one))) == 3 and all(pair.same for pair in ties.pairs(one, one))
+    cut_off = row("1/0", CALL, CALL, "Nothing is there.", stopped=False)
+    assert [pair.same for pair in ties.pairs(one, cut_off)] == [False]
+
+
+def test_sides_that_began_a_turn_with_other_messages_are_no_result() -> None:
+    evaluate.require_same_prompts([row("1/0", "a"), row("1/1", "b")], [row("1/0", "c"), row("1/1", "d")])
+    with pytest.raises(RuntimeError, match="turn 1/1 began with other messages"):
+        evaluate.require_same_prompts([row("1/0", "a"), row("1/1", "b")], [row("1/0", "c"), row("1/1", "d", query="?")])
+    with pytest.raises(RuntimeError, match="other turns: 1 and 2"):
+        evaluate.require_same_prompts([row("1/0", "a")], [row("1/0", "c"), row("1/1", "d")])
+
+
+def test_the_distance_at_the_first_token_that_differs_is_that_of_the_model_s_logits(tiny_model) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    messages = [{"role": "user", "content": "Which?"}]
+
+    def logits(written: str) -> torch.Tensor:
+        text = f"<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n{written}"
+        return model(**tokenizer(text, return_tensors="pt")).logits[0, -1].detach()
+
+    def pair(left: str, right: str, stopped: bool = True) -> ties.Pair:
+        return ties.Pair(messages, ({"text": left, "stopped": stopped}, {"text": right, "stopped": True}))
+
+    def distance(after: str, left: str, right: str) -> float:
+        one, other = tokenizer.convert_tokens_to_ids([left, right])
+        return abs(logits(after)[one] - logits(after)[other]).item()
+
+    ended = min(distance("It is ", "<|endoftext|>", "b"), distance("It is ", "O", "b"))
+    cases = [pair("It is a", "It is bc"), pair("It is ", "It is b"), pair("It is ", "It is b", stopped=False)]
+    found = ties.gaps(str(tiny_model), cases)
+    assert found == [pytest.approx(distance("It is ", "a", "b"), abs=1e-4), pytest.approx(ended, abs=1e-4), None]
+
+
+def test_the_agreement_counts_replies_to_the_same_messages_and_names_ties() -> None:
+    ours = measured_rows("ours", row("1/0", CALL, "a"), row("1/1", "b"), row("2/0", "c"), row("2/1", "d"))
+    plain = measured_rows("plain", row("1/0", CALL, "x"), row("1/1", "y"), row("2/0", "z"), row("2/1", "d"))
+    told = evaluate.agreement(ours, plain, lambda parted: [0.01, 0.5, None][: len(parted)])
+    assert "all 4 turns begin with the same messages. Of 5 requests with the same messages 2 (40.0%)" in told
+    assert "Of the 3 others 1 part at a tie" in told and "the greatest 0.500; of 1 it is not known" in told
+    assert evaluate.agreement(ours, ours, lambda parted: 1 / 0).endswith("5 (100.0%) have the same reply.")
+
+
+def measured_rows(name: str, *rows: dict, playing: float = 10) -> evaluate.Measured:
+    return evaluate.Measured(evaluate.SIDES[name], (evaluate.Run(playing + 20, 40, 3 << 30, playing, rows),))
+
+
+def test_a_line_of_the_evaluation_s_table_has_rates_ratios_and_what_was_written() -> None:
+    rows = (row("1/0", CALL, "abc"), row("1/1", "b"), row("2/0", "c", success=0), row("2/1", "d"))
+    sides = [measured_rows("ours", *rows), measured_rows("plain", *rows, playing=40)]
+    sides.append(measured_rows("batches", *rows, playing=20))
+    made = evaluate.lines(sides, lambda row: sum(len(reply["text"]) for reply in row["replies"]))
+    ours, plain, batches = [dict(zip(evaluate.COLUMNS, line, strict=True)) for line in made]
+    assert [line["dialogues/minute, playing"] for line in (ours, plain, batches)] == ["12.0", "3.0", "6.0"]
+    assert [line["dialogues/minute, all of it"] for line in (ours, plain, batches)] == ["4.0", "2.0", "3.0"]
+    assert (ours["÷ plain"], ours["÷ in batches"], ours["÷ plain "]) == ("4.00", "2.00", "2.00")
+    assert (ours["turns/minute"], ours["requests"], ours["start-up s"], ours["peak MiB"]) == (
+        "24.0",
+        "5",
+        "20",
+        "3,072",
+    )
+    written = len(CALL) + len("abcbcd")
+    assert (ours["tokens written"], ours["tokens/s"]) == (str(written), f"{written / 10:.1f}")
+    assert ours["turns right"] == "75.0%"
+
+
+def test_the_start_of_playing_is_when_the_log_first_says_that_the_server_is_up(tmp_path) -> None:
+    log, ended = tmp_path / "log", threading.Event()
+    with ThreadPoolExecutor(1) as watching:
+        found = watching.submit(evaluate._first_seen, log, evaluate.SERVING, ended)
+        log.write_text("starting vLLM for base: 4 s\n", encoding="utf-8")
+        time.sleep(0.2)
+        before = time.time()
+        log.write_text("starting vLLM for base: 4 s\nvLLM serves base after 8 s\n", encoding="utf-8")
+        assert before <= found.result(timeout=10) < before + 5
+        never = watching.submit(evaluate._first_seen, tmp_path / "other", evaluate.SERVING, ended)
+        ended.set()
+        assert never.result(timeout=10) is None
+    assert f'"{evaluate.SERVING} ' in (ROOT / "fabrictune" / "server.py").read_text(encoding="utf-8")
+
+
+def asking(key: str, texts: list[str]) -> Task:
+    """A task that asks the texts one after the other."""
+
+    async def play(asked) -> dict:
+        replies = [await asked.ask({"messages": [{"role": "user", "content": text}]}) for text in texts]
+        return {"replies": [reply.text for reply in replies]}
+
+    return Task(key, key, {}, play)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "batches"), [(1, [1] * 8), (2, [2, 2, 2, 1, 1]), (3, [3, 3, 1, 1]), (9, [4, 2, 1, 1])]
+)
+def test_the_plain_loop_generates_when_all_turns_that_are_played_wait(at_once, batches) -> None:
+    sizes = []
+
+    def generate(requests: list) -> list[Reply]:
+        sizes.append(len(requests))
+        return [Reply(messages[0]["content"].upper(), stopped=True) for messages in requests]
+
+    texts = [["a", "b"], ["c"], ["d", "e", "f", "g"], ["h"]]
+    rows = asyncio.run(evaluate_plain.play([asking(str(n), asked) for n, asked in enumerate(texts)], generate, at_once))
+    assert {row["key"]: row["replies"] for row in rows} == {
+        str(n): [text.upper() for text in asked] for n, asked in enumerate(texts)
+    }
+    assert sizes == batches
+
+
+def test_the_plain_loop_s_replies_are_greedy_cut_at_the_stop_string_and_the_same_in_a_batch(
+    tmp_path, tiny_model
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loud = AutoModelForCausalLM.from_pretrained(tiny_model)
+    for weight in loud.model.layers.parameters():
+        weight.data *= 10  # as it comes from its seed it only repeats the last token
+    loud.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    tiny_model = tmp_path
+    short, long = ([{"role": "user", "content": text}] for text in ("Hi", "Which of them? " * 9))
+    generate = evaluate_plain.generator(str(tiny_model), max_new_tokens=12)
+    (one,), (other,) = generate([short]), generate([long])
+    assert generate([short, long]) == [one, other] and one != other
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    ids = tokenizer.apply_chat_template(long, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+    first = model(input_ids=ids).logits[0, -1].argmax()
+    assert other.text.startswith(tokenizer.decode(first))
+    middle = other.text[3:5]
+    (cut,) = evaluate_plain.generator(str(tiny_model), 12, ["never", middle])([long])
+    assert cut == Reply(other.text[:3], stopped=True)
+    (none,) = evaluate_plain.generator(str(tiny_model), 4090)([long])
+    assert none == Reply("", stopped=False)
