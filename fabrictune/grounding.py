@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from rapidfuzz.distance import LCSseq
 
 from fabrictune import protocol
-from fabrictune.dialogue import Dialogue, Json, Turn
+from fabrictune.dialogue import Attempt, Dialogue, Json, Turn
 
 CHARACTERS = 50_000  # of an answer, above 10,000 tokens; an answer of a million would take seconds
 
@@ -39,6 +39,22 @@ FAILED = re.compile(
     r"error|fail|time[d-]? ?out|unavailable|invalid|not found|refused|失败|错误|出错|异常|超时|不存在|无效|不可用",
     re.IGNORECASE,
 )
+# An expected answer that turns the user down, and an answer that says that the thing is done. What is found in no
+# result cannot be told from talk, so only plain words of completion count.
+REFUSAL = re.compile(
+    rf"{DENIAL.pattern}|\b(?:can ?not|can't)\b|\bno (?:tool|way|means|function)\b|\b(?:do not|don't) have\b"
+    r"|不能|没有[^，。]{0,20}(?:工具|功能|办法)|没办法|办不了|做不到|不支持",
+    re.IGNORECASE,
+)
+CLAIM = re.compile(
+    r"\b(?:is|are|was|were|been|I've|I have)\s{1,9}(?:(?:all|now|already|just|successfully)\s{1,9}){0,2}"
+    r"(?:added|arranged|booked|cancelled|canceled|changed|completed|confirmed|created|deleted|done|ordered|paid|placed"
+    r"|removed|reserved|saved|scheduled|sent|submitted|translated|turned|updated)\b|^\s{0,9}done\b|\bsuccessfully\b"
+    r"|已(?:经)?(?:成功)?(?:为您|帮您|给您|为你|帮你|给你)?(?:成功)?(?:预订|预定|预约|订好|下单|发送|添加|取消|完成|创建|支付|保存|提交)"
+    r"|(?:预订|预定|预约|下单|发送|添加|取消|创建|支付|设置)成功",
+    re.IGNORECASE,
+)
+CUT_WORD = re.compile(r"[^\s\u3400-\u9fff(\[\"'*]+\Z")
 URL = re.compile(r"https?://[^\s()\[\]<>\"'`，。；、）】》“”]+")
 # A dash is a sign unless it joins two things, as in 2024-05-01, A-1001, 3℃-5℃ and 3度-5度.
 NUMBER = re.compile(
@@ -47,7 +63,10 @@ NUMBER = re.compile(
 )
 DIGITS = 40  # a longer number is compared by its first digits: Decimal's hash of a million digits takes seconds
 CLOCK = re.compile(r"\b(1[3-9]|2[0-3]):[0-5]\d")
-LIST_MARKER = re.compile(r"^[ \t]*\d{1,3}[.)、．]\s", re.MULTILINE)
+DATE = re.compile(
+    r"\b\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}|\b\d{1,2}:\d{2}(?::\d{2})?|\d{1,2}月\d{1,2}|\b\d{1,2}[/.]\d{1,2}[/.]\d{2,4}"
+)
+LIST_MARKER = re.compile(r"^[ \t]*(?:[#>*-]{1,6}[ \t]{0,9})?\d{1,3}[.)、．](?:\s|\Z)", re.MULTILINE)
 MINUS = re.compile(r"minus|below|negative|零下|负", re.IGNORECASE)
 WORD = re.compile(r"[a-z][a-z'-]{2,}[a-z]", re.IGNORECASE)
 CJK = re.compile(r"[\u3400-\u9fff]{2,}")
@@ -91,22 +110,44 @@ yes yesterday you your yours
 COMMON = frozenset(_COMMON.split())
 
 
-def told(dialogue: Dialogue, number: int) -> str:
+def told(
+    dialogue: Dialogue, number: int, attempts: Sequence[Attempt] = (), *, with_expected_answer: bool = True
+) -> str:
     """All that the answer of turn `number` (from 0) may draw on: the system text, what was said and returned up to
-    then, the calls made, and the expected answer. The length of a list in a result is told with it."""
+    then, the calls made, by the record and by a model's `attempts`, and the expected answer. The length of a list in
+    a result is told with it, as is the number of tools."""
     turns = dialogue.turns[: number + 1]
     lang = protocol.language(*(turn.query for turn in turns))
     texts = [protocol.system_text(dialogue.tools, dialogue.instruction, dialogue.knowledge, lang), *turns[-1].files]
+    texts.append(str(len(dialogue.tools)))
+    answers = [turn.answer for turn in turns]
+    texts += answers if with_expected_answer else answers[:-1]
     for turn in turns:
-        texts += [turn.query, turn.answer]
+        texts.append(turn.query)
         for step in turn.steps:
             texts += [*_readable(step.observation), json.dumps(step.call.arguments, ensure_ascii=False)]
+    for attempt in attempts:
+        texts += [*_readable(attempt.observation[:CHARACTERS]), _readable(attempt.text[:CHARACTERS])[0]]
     return "\n".join(texts)
+
+
+def whole_words(answer: str, told: str) -> str:
+    """An answer that a bound cut off, without a last word that may be the beginning of one told: DV-38 of DV-385."""
+    cut = CUT_WORD.search(answer[-200:])
+    return answer[: -len(cut[0])] if cut and cut[0].lower() in told.lower() else answer
 
 
 def unfounded(answer: str, told: str) -> str | None:
     """The first URL, number, identifier or name of the answer that does not occur in what was told, None if all do."""
     return next(_unfounded(answer[:CHARACTERS], told), None)
+
+
+def asks_for_knowledge(dialogue: Dialogue, number: int) -> bool:
+    """Whether the expected answer of a turn without a call says what nobody told, so that any answer must."""
+    turn = dialogue.turns[number]
+    if turn.steps:
+        return False
+    return unfounded(turn.answer, told(dialogue, number, with_expected_answer=False)) is not None
 
 
 def contradicts(turn: Turn, answer: str) -> bool:
@@ -118,14 +159,35 @@ def contradicts(turn: Turn, answer: str) -> bool:
 
 def ignores(turn: Turn, answer: str) -> bool:
     """Whether the answer takes up nothing of the last result although the expected answer does."""
-    news = _marks(_readable(turn.steps[-1].observation)[0]) - _marks(turn.query)
-    return bool(news & _marks(turn.answer)) and not news & _marks(answer[:CHARACTERS])
+    dates = set(DATE.findall(turn.query))  # their numbers are no others': the 05 of a date is no count of 5
+
+    def marks(text: str) -> set[object]:
+        return _marks(DATE.sub(lambda match: " " if match[0] in dates else match[0], text))
+
+    news = marks(_readable(turn.steps[-1].observation)[0]) - marks(turn.query)
+    return bool(news & marks(turn.answer)) and not news & marks(answer[:CHARACTERS])
+
+
+def claims(turn: Turn, answer: str) -> bool:
+    """Whether the answer says that something was done where the expected one says that it cannot be."""
+    answer = answer[:CHARACTERS]
+    return bool(REFUSAL.search(turn.answer) and CLAIM.search(answer)) and not TROUBLE.search(answer)
+
+
+def repeats(answer: str, messages: Iterable[str]) -> bool:
+    """Whether the answer is one of the messages, once or again and again, but for case, blanks and punctuation.
+
+    Three words and less, such as "Good morning!", may well be said back.
+    """
+    said = "".join(TOKEN.findall(answer[:CHARACTERS].lower()))
+    heard = [tokens for message in messages if len(tokens := TOKEN.findall(message.lower())) > 3]
+    return any(said and not said.replace("".join(tokens), "") for tokens in heard)
 
 
 def _unfounded(answer: str, told: str) -> Iterator[str]:
     urls = set(_urls(told))
     yield from (url for url in _urls(answer) if url not in urls)
-    prose = LIST_MARKER.sub("", URL.sub(" ", answer))
+    prose = LIST_MARKER.sub("", URL.sub(" ", answer)).replace("24/7", " ")
     yield from _strange_numbers(prose, told)
     folded = _fold(told)
     compact = GAP.sub("", folded)

@@ -37,7 +37,7 @@ MEASURES = {
     "exact_call": Measure("call exact", by_step=True),
     "no_call": Measure("no call made", "lower"),
     "wrong_arguments": Measure("wrong arguments", "lower"),
-    "bad_summary": Measure("summary contradicts or ignores", "lower"),
+    "bad_summary": Measure("answer contradicts or ignores", "lower"),
     "not_stopped": Measure("did not stop", "lower"),
     "repeated_call": Measure("repeated a call", "lower"),
     "malformed": Measure("malformed call", "lower"),
@@ -45,6 +45,7 @@ MEASURES = {
     "unknown_tool": Measure("a tool not on offer", "lower"),
     "needless_call": Measure("needless call", "lower"),
     "no_answer": Measure("no answer", "lower"),
+    "made_up": Measure("answer makes something up", "lower"),
     "grounded": Measure("answer grounded"),
     "contradiction": Measure("answer contradicts the result", "lower"),
     "rouge_l": Measure("ROUGE-L of answers"),
@@ -68,11 +69,12 @@ KINDS = (
     "unknown_tool",
     "needless_call",
     "no_answer",
+    "made_up",
 )
 
 # How a call can be malformed.
 MALFORMED = {
-    "no_name": "Action Input: without Action:",
+    "no_name": "Action Input: without Action:, or the arguments where the name belongs",
     "no_arguments": "Action: without Action Input:",
     "bad_json": "arguments are no JSON, nor JSON5",
     "no_object": "arguments are JSON but no object",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabrictune import grounding
-from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
+from fabrictune.dialogue import Attempt, Call, Dialogue, Step, Tool, Turn
 
 TOOL = Tool("find_hotel", "Hotels listed by Tripwise", {"type": "object", "properties": {"city": {"type": "string"}}})
 FOUND = Step(Call("find_hotel", {"city": "Porto"}), '{"hotels": ["Casa Ribeira", "\\u6cb3\\u8fb9"], "id": "TK-201"}')
@@ -43,6 +43,8 @@ TALK = Dialogue("d", (TOOL,), (STAY, Turn("Thanks", (), "Bye")), "You are Clara.
         ("看https://a.example/b。谢谢", "https://a.example/b", True),
         ("二十三度", "23", True),
         ("1. red\n2. blue", "red blue", True),
+        ("## 1. red\n- 2) blue\n3.", "red blue", True),
+        ("I am here 24/7", "", True),
         ("x" * 60_000 + " 5", "", True),  # beyond what is read
     ],
 )
@@ -95,6 +97,85 @@ def test_all_that_an_answer_may_draw_on_is_told(word: str) -> None:
     assert grounding.unfounded(f"it is {word}", grounding.told(TALK, 1)) is None
 
 
+def test_what_a_model_asked_for_and_got_is_told() -> None:
+    got = '{"hotels": ["a", "b", "c"], "map": "https:\\/\\/maps.example"}'
+    asked = Attempt("find_hotel", '{"city": "LX-1"}', {"city": "LX-1"}, got)
+    for word in ("LX-1", "https://maps.example", "3"):
+        assert grounding.unfounded(f"it is {word}", grounding.told(TALK, 1)) == word
+        assert grounding.unfounded(f"it is {word}", grounding.told(TALK, 1, [asked])) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "asks"),
+    [
+        ("Bye", False),
+        ("You are welcome, Ana in Porto.", False),
+        ("It was built in 1886.", True),
+        ("见《红楼梦》。", True),
+    ],
+)
+def test_a_turn_asks_for_knowledge_where_the_expected_answer_says_what_nobody_told(expected: str, asks: bool) -> None:
+    talk = Dialogue("d", (TOOL,), (STAY, Turn("And the bridge?", (), expected)))
+    assert grounding.asks_for_knowledge(talk, 1) is asks
+    assert not grounding.asks_for_knowledge(talk, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        ("Look at DV-38", "Look at "),
+        ("Look at DV-39", "Look at DV-39"),
+        ("Look (dv-38", "Look ("),
+        ("看DV-38", "看"),
+        ("Look at it ", "Look at it "),
+        ("", ""),
+    ],
+)
+def test_a_word_that_a_bound_cut_off_is_left_out_if_it_begins_one_that_was_told(answer: str, whole: str) -> None:
+    assert grounding.whole_words(answer, "device dv-385") == whole
+
+
+@pytest.mark.parametrize(
+    ("answer", "repeats"),
+    [
+        ("Where is my parcel, Ann?", True),
+        (" where is my PARCEL ann\n", True),
+        ("(Tools: track) Where is my parcel, Ann?", True),
+        ("Where is my parcel, Ann? Where is my parcel, Ann?", True),
+        ("Where is my parcel, Ann? In Lyon.", False),
+        ("Where is my parcel", False),
+        ("Good morning!", False),
+        ("我的包裹在哪里？", True),
+        ("你好！", False),
+        ("?", False),
+        ("", False),
+    ],
+)
+def test_an_answer_repeats_a_message_whatever_its_case_and_punctuation(answer: str, repeats: bool) -> None:
+    query = "Where is my parcel, Ann?"
+    assert (
+        grounding.repeats(answer, [query, f"(tools: track){query}", "Good morning", "我的包裹在哪里", "你好", "?"])
+        is repeats
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "claims"),
+    [
+        ("I can't book tables.", "Your table is booked.", True),
+        ("I have no tool to book tables.", "I've now reserved your table.", True),
+        ("抱歉，我没有订餐的工具。", "已为您预订好餐桌。", True),
+        ("I can't book tables.", "No table is booked.", False),
+        ("I can't book tables.", "I can find music.", False),
+        ("I can't book tables.", "For when shall it be booked?", False),
+        ("抱歉，我没有订餐的工具。", "您想预订几人的餐桌？", False),
+        ("Your table is booked.", "The table is reserved.", False),
+    ],
+)
+def test_a_claim_is_one_where_the_expected_answer_declines(expected: str, answer: str, claims: bool) -> None:
+    assert grounding.claims(Turn("A table?", (), expected), answer) is claims
+
+
 def test_what_comes_later_is_not_told_yet() -> None:
     later = Dialogue("d", (TOOL,), (Turn("Hi", (), "Hello"), STAY))
     assert grounding.unfounded("it is Ribeira", grounding.told(later, 0)) == "Ribeira"
@@ -122,6 +203,21 @@ def test_denying_a_result_and_claiming_a_missing_one_contradict_it(
 @pytest.mark.parametrize(("answer", "ignores"), [("It has Ribeira.", False), ("Here you are!", True)])
 def test_an_answer_takes_up_something_of_the_result(answer: str, ignores: bool) -> None:
     assert grounding.ignores(STAY, answer) is ignores
+
+
+@pytest.mark.parametrize(
+    ("query", "answer", "ignores"),
+    [
+        ("Events on 2025-05-07?", "On 2025-05-07 you have 5.", False),
+        ("Events on 2025-05-07?", "There you are: 2025-05-07.", True),
+        ("5月7日有什么活动？", "5月7日有5项。", False),
+        ("Events at 05:30?", "5 of them.", False),
+        ("My 5 events?", "All 5 of them.", True),  # only said back
+    ],
+)
+def test_a_number_in_a_date_of_the_query_is_no_other_number(query: str, answer: str, ignores: bool) -> None:
+    turn = Turn(query, (Step(Call("t", {}), '{"count": 5, "first": "Drill"}'),), "There are 5, first the Drill.")
+    assert grounding.ignores(turn, answer) is ignores
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,9 @@ def test_a_measure_counts_only_where_it_applies() -> None:
         *("success", "first_call", "grounded", "contradiction", "rouge_l"),
     }
     silent = scoring.judge(said, 0, play(said, 0, ["Sunny."]), protocol.APRIL).measures
-    assert set(right) - set(silent) == {"grounded", "contradiction", "bad_summary"}
+    assert set(right) - set(silent) == {"contradiction", "bad_summary"}
+    empty = scoring.judge(said, 0, play(said, 0, [""]), protocol.APRIL).measures
+    assert set(silent) - set(empty) == {"grounded", "made_up"}
     talk = scoring.judge(said, 1, play(said, 1, ["I am your assistant."]), protocol.APRIL).measures
     assert set(silent) - set(talk) == {"first_call", "no_call", "wrong_arguments", "wrong_tool"}
     assert {count for measures in (right, silent, talk) for _, count in measures.values()} == {1}
@@ -229,7 +231,11 @@ def test_a_megabyte_of_anything_is_judged_within_a_second(piece: str) -> None:
     right = Attempt(step.call.name, CALL, step.call.arguments, step.observation)
     answered = Played((Reply(CALL, True), Reply(text, False)), (right,), text)
     broken = Played((Reply(CALL + text, True),), (Attempt("t", text, None, "-"),), None)
+    talked = Played((Reply(text, False),), (), text)
+    told = Played((Reply(CALL, True), Reply(text, False)), (Attempt("t", text, None, text),), text)
     verdicts = [
+        lambda: scoring.judge(said, 1, talked, protocol.APRIL),
+        lambda: scoring.judge(said, 1, told, protocol.APRIL),
         lambda: scoring.judge(said, 0, answered, protocol.APRIL),
         lambda: scoring.judge(said, 0, broken, protocol.V072),
         lambda: scoring.judge_reply(CALL, Reply(CALL[:-3] + text, False), protocol.APRIL),
@@ -248,6 +254,16 @@ def test_arguments_nested_for_ever_are_compared() -> None:
         texts = [f'Action: get_weather\nAction Input: {{"city": {value}}}' for value in (deep, again)]
         verdict = scoring.judge(said, 0, play(said, 0, [*texts, "It failed."]), protocol.APRIL)
         assert {"wrong_arguments"} <= set(verdict.kinds) <= {"wrong_arguments", "repeated_call"}
+
+
+def test_a_record_nested_for_ever_may_be_met_by_the_same_call() -> None:
+    deep: list = []
+    for _ in range(600):
+        deep = [deep]
+    call = dialogue.Call("get_weather", {"city": deep})
+    said = Dialogue("d", DIALOGUES["weather_en"].tools, (Turn("Oslo?", (Step(call, "cold"),), "It is cold."),))
+    verdict = scoring.judge(said, 0, play(said, 0, [protocol.call_text(call), "It is cold."]), protocol.APRIL)
+    assert verdict.kinds == ("wrong_arguments",)
 
 
 def test_an_answer_that_looks_like_a_call_is_right_where_it_was_wanted() -> None:
