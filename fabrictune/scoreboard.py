@@ -2,160 +2,86 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fabrictune import grids
+from fabrictune.grids import EMPTY, Cell, Line
 from fabrictune.measures import HEADLINES, KINDS, LABELS, MALFORMED, MEASURES, TUTORIAL_KINDS
 from fabrictune.scores import SPLIT, STEP, natural
 
-WIDEST = 120  # columns; a wider table is hard to follow from one side to the other
-NAME_ROOM = 20  # columns that the names at the left get before anything else is made shorter
-HEAD_ROOM = 16  # columns from which on a head is folded
 CHANGES_SHOWN = 10
 QUERY_SHOWN = 120  # characters of a query
 ROWS = {"agentfabric": "turns", "smoke": "turns", "toolbench": "replies", "bfcl": "examples"}
 TITLES = LABELS | {STEP: "step"}
 KIND_TITLES = {kind: MEASURES[kind].title for kind in KINDS}
 
-# What is in a cell, from its longest way of being written to its shortest: with its interval, with it below, without.
-Cell = tuple[str, str, str]
 Scores = Mapping[str, Any]
 Cells = dict[str, Mapping[str, Any] | None]  # model -> its cell of scores.json
-Line = tuple[str, Sequence[Cell]]  # its name at the left, and its cells
-EMPTY: Cell = ("", "", "")
-
-
-@dataclass
-class _Grid:
-    """A table before it is known how much of each cell there is room for."""
-
-    title: str
-    corner: str
-    heads: Sequence[str]
-    sections: list[list[Line]] = field(default_factory=list)
-    has_section_heads: bool = False
 
 
 def show(scores: Scores, console: Console | None = None) -> None:
     """Prints scores.json: the headline measures, failures by kind, then breakdowns, with the models side by side."""
-    console = console or _terminal()
+    console = console or grids.terminal()
     is_bfcl = scores["suite"] == "bfcl"
     for grid in _by_category(scores) if is_bfcl else [_headlines(scores)]:
-        _print(console, grid)
+        grids.show(console, grid)
     for grid in (_failures(scores), _calls(scores)):
-        _print(console, grid)
-    for grid in _breakdowns(scores, _width(console)):
-        _print(console, grid)
+        grids.show(console, grid)
+    for grid in _breakdowns(scores, grids.width_of(console)):
+        grids.show(console, grid)
     for model, cell in _of_all(scores).items():
         for name, rows in (cell or {}).get("unusable", {}).items():
-            _say(console, f"{model}: {MEASURES[name].title} is no finite number in {rows} rows, which do not count")
+            grids.say(
+                console, f"{model}: {MEASURES[name].title} is no finite number in {rows} rows, which do not count"
+            )
 
 
 def show_comparison(comparison: Scores, name_a: str, name_b: str, console: Console | None = None) -> None:
     """Prints what `scores.compare` found: differences with intervals, how many rows changed, the first of them."""
-    console = console or _terminal()
-    _say(console, f"a: {name_a}\nb: {name_b}")
-    _say(
+    console = console or grids.terminal()
+    grids.say(console, f"a: {name_a}\nb: {name_b}")
+    grids.say(
         console,
         f"{comparison['pairs']} rows of {comparison['dialogues']} dialogues in both; "
         f"only in a: {comparison['only_a']}, only in b: {comparison['only_b']}",
     )
-    _print(console, _differences(comparison))
-    _print(console, _differences_by_label(comparison))
+    grids.show(console, _differences(comparison))
+    grids.show(console, _differences_by_label(comparison))
     for name, rows in comparison.get("unusable", {}).items():
-        _say(console, f"{MEASURES[name].title} is no finite number in {rows} rows of a and b, which do not count")
+        grids.say(console, f"{MEASURES[name].title} is no finite number in {rows} rows of a and b, which do not count")
     _print_changes(console, comparison["changed"])
 
 
 def show_sweep(lines: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Prints what `scores.collect` made: for each headline measure the points of the sweep, in all, seen and unseen."""
-    console = console or _terminal()
+    console = console or grids.terminal()
     for suite in dict.fromkeys(line["suite"] for line in lines):
-        _print(console, _sweep(suite, [line for line in lines if line["suite"] == suite]))
-
-
-def _terminal() -> Console:
-    return Console(width=None if os.isatty(1) else WIDEST)
-
-
-def _width(console: Console) -> int:
-    return min(console.width, WIDEST)
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(_clean(text, keep="\n"), style), width=_width(console))
-
-
-def _clean(text: str, keep: str = "") -> str:
-    """Without control characters and lone surrogates, which a terminal cannot show."""
-    return "".join(char if char.isprintable() or char in keep else " " for char in text)
-
-
-def _print(console: Console, grid: _Grid) -> None:
-    """Prints the grid, with as much of each cell as all of them have room for; an empty one is left out."""
-    lines = [line for section in grid.sections for line in section]
-    if not lines:
-        return
-    width = _width(console)
-    room = width - 4 - min(NAME_ROOM, max(cell_len(name) for name, _ in lines))
-    layouts = [(detail, _widths(grid, lines, detail, folded)) for detail in range(3) for folded in (False, True)]
-    detail, widths = next((layout for layout in layouts if sum(layout[1]) + 3 * len(layout[1]) <= room), layouts[-1])
-    if sum(widths) + 3 * len(widths) > room and len(widths) > 1:
-        for half in _halves(grid):
-            _print(console, half)
-        return
-    _say(console, f"\n{grid.title}", style="bold")  # a table's own title is folded at the table's width
-    console.print(_table(grid, lines, detail, widths), width=width)
-
-
-def _halves(grid: _Grid) -> Iterator[_Grid]:
-    """The same with the first half of the columns, then with the second."""
-    middle = len(grid.heads) // 2
-    for part in (slice(0, middle), slice(middle, None)):
-        sections = [[(name, cells[part]) for name, cells in section] for section in grid.sections]
-        yield replace(grid, heads=grid.heads[part], sections=sections)
-
-
-def _widths(grid: _Grid, lines: Sequence[Line], detail: int, folded: bool) -> list[int]:
-    """The columns that each column of cells takes with this much of them, its head folded between words or not."""
-    widths = []
-    for column, head in enumerate(grid.heads):
-        parts = head.split() if folded else head.split("\n")
-        texts = [text for _, cells in lines for text in cells[column][detail].split("\n")]
-        widths.append(max([1, min(HEAD_ROOM, max(map(cell_len, parts), default=0)), *map(cell_len, texts)]))
-    return widths
-
-
-def _table(grid: _Grid, lines: Sequence[Line], detail: int, widths: Sequence[int]) -> Table:
-    table = Table(caption=_caption(lines, detail), caption_justify="left")
-    table.add_column(Text(grid.corner), overflow="fold")  # what is too long is folded here, and only here
-    for head, width in zip(grid.heads, widths, strict=True):
-        table.add_column(Text(_clean(head, keep="\n")), justify="right", overflow="fold", width=width)
-    for section in grid.sections:
-        for place, (name, cells) in enumerate(section):
-            style = "bold" if grid.has_section_heads and place == 0 else None
-            table.add_row(Text(_clean(name)), *(Text(cell[detail]) for cell in cells), style=style)
-        table.add_section()
-    return table
-
-
-def _caption(lines: Sequence[Line], detail: int) -> str | None:
-    dropped = detail == 2 and any(cell[0] != cell[2] for _, cells in lines for cell in cells)
-    return "Too narrow for the rest of each cell: the file has it." if dropped else None
+        grids.show(console, _sweep(suite, [line for line in lines if line["suite"] == suite]))
 
 
 def _score(name: str, cell: Mapping[str, Any] | None) -> Cell:
     """The measure of a cell of scores.json."""
     found = (cell or {}).get("measures", {}).get(name, {})
     return _with_interval(found, "value", MEASURES[name].value)
+
+
+def _score_of(name: str, cell: Mapping[str, Any] | None) -> Cell:
+    """The same with how many rows, or calls, it is of."""
+    return _of(name, _made(cell, name), cell["rows"] if cell else 0, _score(name, cell))
+
+
+def _of(name: str, count: int, rows: int, score: Cell) -> Cell:
+    """The score with its count where that is not the number of rows; perplexity counts tokens, which says nothing."""
+    if count in (0, rows) or MEASURES[name].unit == "perplexity":
+        return score
+    first, *rest = score[1].split("\n")
+    return (f"{score[0]} of {count}", "\n".join([f"{first} of {count}", *rest]), score[2])
 
 
 def _with_interval(found: Mapping[str, Any], value: str, write: Any) -> Cell:
@@ -198,13 +124,14 @@ def _splits(scores: Scores) -> dict[str, Cells]:
     return {"all": _of_all(scores)} | {f"{label} tools": cells for label, cells in _labelled(scores, SPLIT).items()}
 
 
-def _headlines(scores: Scores) -> _Grid:
+def _headlines(scores: Scores) -> grids.Grid:
     noun = ROWS.get(scores["suite"], "rows")
-    grid = _Grid(f"{_title(scores)}, with 95 % intervals", "", list(scores["models"]), has_section_heads=True)
+    grid = grids.Grid(f"{_title(scores)}, with 95 % intervals", "", list(scores["models"]), has_section_heads=True)
     for title, cells in _splits(scores).items():
         head = (title, [(f"{rows} {noun}", f"{rows} {noun}", str(rows)) for rows in _rows(cells)])
         names = HEADLINES[scores["suite"]]
-        grid.sections.append([head, *((MEASURES[name].title, _scores(name, cells)) for name in names)])
+        lines = [(MEASURES[name].title, [_score_of(name, cell) for cell in cells.values()]) for name in names]
+        grid.sections.append([head, *lines])
     return grid
 
 
@@ -217,12 +144,12 @@ def _scores(name: str, cells: Cells) -> list[Cell]:
     return [_score(name, cell) for cell in cells.values()]
 
 
-def _by_category(scores: Scores) -> Iterator[_Grid]:
+def _by_category(scores: Scores) -> Iterator[grids.Grid]:
     """A grid for each headline measure, whose lines are the categories, then all rows, then the categories' mean."""
     categories = _labelled(scores, "category")
     for name in HEADLINES[scores["suite"]]:
         title = f"{_title(scores)} {MEASURES[name].title}, with 95 % intervals"
-        grid = _Grid(title, TITLES["category"], [ROWS[scores["suite"]], *scores["models"]])
+        grid = grids.Grid(title, TITLES["category"], [ROWS[scores["suite"]], *scores["models"]])
         lines: list[Line] = [(label, [_count(cells), *_scores(name, cells)]) for label, cells in categories.items()]
         everything = _of_all(scores)
         overall: Line = ("overall", [_count(everything), *_scores(name, everything)])
@@ -238,7 +165,7 @@ def _mean(name: str, cells: Iterable[Cells], model: str) -> Cell:
     return _plain("-" if None in values or not values else MEASURES[name].value(fmean(values)))
 
 
-def _failures(scores: Scores) -> _Grid:
+def _failures(scores: Scores) -> grids.Grid:
     """Rows by kind of failure; the kinds that came up, and those that the suite's headline names."""
     splits = _splits(scores)
     everything = splits.pop("all")
@@ -248,12 +175,13 @@ def _failures(scores: Scores) -> _Grid:
     named = [kind for kind in HEADLINES[scores["suite"]] if kind in TUTORIAL_KINDS]
     noun = ROWS.get(scores["suite"], "rows")
     heads = [f"{split}\n{model}" if len(splits) > 1 else model for split, model, _ in columns]
-    grid = _Grid(f"Failures: {noun} by kind (one may fail in several ways)", "failure", heads)
+    grid = grids.Grid(f"Failures: {noun} by kind (one may fail in several ways)", "failure", heads)
     cells = [cell for _, _, cell in columns]
+    measured = {*named, *(name for cell in cells for name in (cell or {}).get("measures", {}))}
     for part, titles in (("kinds", KIND_TITLES), ("malformed", MALFORMED)):
         found = dict.fromkeys([*titles, *(kind for cell in cells for kind in (cell or {}).get(part, {}))])
         lines: list[Line] = [
-            (titles.get(kind, kind), [_share(cell, part, kind) for cell in cells])
+            (titles.get(kind, kind), [_share(cell, part, kind, kind in measured) for cell in cells])
             for kind in found
             if kind in named or any((cell or {}).get(part, {}).get(kind) for cell in cells)
         ]
@@ -263,18 +191,28 @@ def _failures(scores: Scores) -> _Grid:
     return grid
 
 
-def _share(cell: Mapping[str, Any] | None, part: str, kind: str) -> Cell:
-    if not cell:
+def _share(cell: Mapping[str, Any] | None, part: str, kind: str, is_measured: bool) -> Cell:
+    """In how many rows the kind was found: of those that its measure applies to, else of all."""
+    count = cell[part].get(kind, 0) if cell else 0
+    if not cell or (is_measured and not count and not _made(cell, kind)):
         return _plain("-")
-    count = cell[part].get(kind, 0)
-    return (f"{count} ({100 * count / cell['rows']:.1f} %)", str(count), str(count))
+    measure = cell["measures"].get(kind, {"value": 0.0, "count": 0})
+    # A kind may be found in rows that its measure does not apply to: a needless call after those that were due.
+    is_share = measure["count"] and round(measure["value"] * measure["count"]) == count
+    rows = measure["count"] if is_share else cell["rows"]
+    share = f"({100 * count / rows:.1f} %)"
+    if rows == cell["rows"]:
+        return (f"{count} {share}", f"{count} {share}", str(count))
+    return (f"{count} of {rows} {share}", f"{count} {share}\nof {rows}", str(count))
 
 
-def _calls(scores: Scores) -> _Grid:
+def _calls(scores: Scores) -> grids.Grid:
     """What the measures say of the calls that were due, all of them and by their place in the turn."""
     everything = _of_all(scores)
     names = [name for name, measure in MEASURES.items() if measure.by_step and _has(everything, name)]
-    grid = _Grid("Calls that were due, in percent", "", list(scores["models"]), has_section_heads=True)
+    grid = grids.Grid(
+        "Calls that were due, each judged on its own, in percent", "", list(scores["models"]), has_section_heads=True
+    )
     if not names or scores["suite"] == "toolbench":
         return grid
     name = "exact_call" if "exact_call" in names else names[0]
@@ -285,7 +223,9 @@ def _calls(scores: Scores) -> _Grid:
     )
     if len(places) > 1:
         by_place = [(f"call {place}", _scores(name, cells)) for place, cells in places.items()]
-        grid.sections.append([(f"{MEASURES[name].title}, by place", [EMPTY] * len(everything)), *by_place])
+        grid.sections.append(
+            [(f"{MEASURES[name].title}, by its place in the turn", [EMPTY] * len(everything)), *by_place]
+        )
     return grid
 
 
@@ -297,14 +237,16 @@ def _made(cell: Mapping[str, Any] | None, name: str) -> int:
     return int((cell or {}).get("measures", {}).get(name, {}).get("count", 0))
 
 
-def _breakdowns(scores: Scores, width: int) -> Iterator[_Grid]:
+def _breakdowns(scores: Scores, width: int) -> Iterator[grids.Grid]:
     """The first two headline measures by label, in one grid if there is room, else in one for each."""
     is_bfcl = scores["suite"] == "bfcl"
     labels = [name for name in TITLES if name != SPLIT and not (is_bfcl and name == "category")]
     # Of agentfabric the step is a call's, which `_calls` shows.
     found = {name: groups for name in labels if (groups := _labelled(scores, name)) and _is_of_rows(scores, name)}
     names = HEADLINES[scores["suite"]][:2]
-    fits = 4 + NAME_ROOM + (3 + len("turns")) + len(names) * len(scores["models"]) * (3 + HEAD_ROOM) <= width
+    fits = (
+        4 + grids.NAME_ROOM + (3 + len("turns")) + len(names) * len(scores["models"]) * (3 + grids.HEAD_ROOM) <= width
+    )
     for group in [names] if fits else [(name,) for name in names]:
         yield _breakdown(scores, found, group)
 
@@ -315,11 +257,11 @@ def _is_of_rows(scores: Scores, name: str) -> bool:
     return name != STEP or any(_has(cells, first) for cells in _labelled(scores, name).values())
 
 
-def _breakdown(scores: Scores, found: Mapping[str, Mapping[str, Cells]], names: Sequence[str]) -> _Grid:
+def _breakdown(scores: Scores, found: Mapping[str, Mapping[str, Cells]], names: Sequence[str]) -> grids.Grid:
     noun = ROWS.get(scores["suite"], "rows")
     title = " and ".join(MEASURES[name].title for name in names)
     heads = [noun, *(f"{MEASURES[name].title}\n{model}" for name in names for model in scores["models"])]
-    grid = _Grid(f"Broken down: {title}", "", heads, has_section_heads=True)
+    grid = grids.Grid(f"Broken down: {title}", "", heads, has_section_heads=True)
     for label, groups in found.items():
         head = (TITLES[label], [EMPTY] * len(heads))
         lines = [
@@ -346,24 +288,25 @@ def _mark(name: str, found: Mapping[str, Any]) -> str:
     return "better" if (found["low"] > 0) == (MEASURES[name].better == "higher") else "worse"
 
 
-def _differences(comparison: Scores) -> _Grid:
-    grid = _Grid(
+def _differences(comparison: Scores) -> grids.Grid:
+    grid = grids.Grid(
         "Differences, with 95 % intervals; b is better or worse where they exclude 0", "", ["a", "b", "b - a", ""]
     )
     lines: list[Line] = []
     for name, found in comparison["measures"].items():
         a, b = (_plain("-" if found[side] is None else MEASURES[name].value(found[side])) for side in ("a", "b"))
-        lines.append((MEASURES[name].title, [a, b, _difference(name, found), _plain(_mark(name, found))]))
+        difference = _of(name, found["count"], comparison["pairs"], _difference(name, found))
+        lines.append((MEASURES[name].title, [a, b, difference, _plain(_mark(name, found))]))
     grid.sections = [lines]
     return grid
 
 
-def _differences_by_label(comparison: Scores) -> _Grid:
+def _differences_by_label(comparison: Scores) -> grids.Grid:
     measures = comparison["measures"]
     headlines = next((names for names in HEADLINES.values() if names[0] in measures), tuple(measures))
     names = [name for name in headlines if name in measures][:2]
     heads = ["rows", *(f"{MEASURES[name].title}\nb - a" for name in names)]
-    grid = _Grid("Differences by label", "", heads, has_section_heads=True)
+    grid = grids.Grid("Differences by label", "", heads, has_section_heads=True)
     for label in TITLES:
         cells = comparison["by"].get(label, {})
         if len(cells) > 1 or any(cell["pairs"] < comparison["pairs"] for cell in cells.values()):
@@ -382,7 +325,7 @@ def _difference_in(cell: Mapping[str, Any], name: str) -> Cell:
 def _print_changes(console: Console, changed: Sequence[Mapping[str, Any]]) -> None:
     counts = {how: sum(change["change"] == how for change in changed) for how in ("better", "worse", "other")}
     dialogues = len({change["dialogue"] for change in changed})
-    _say(
+    grids.say(
         console,
         f"{len(changed)} rows of {dialogues} dialogues changed: {counts['better']} better, {counts['worse']} worse, "
         f"{counts['other']} wrong in another way",
@@ -391,23 +334,23 @@ def _print_changes(console: Console, changed: Sequence[Mapping[str, Any]]) -> No
         return
     shown = changed[:CHANGES_SHOWN]
     if len(shown) < len(changed):
-        _say(console, f"The first {len(shown)}:")
+        grids.say(console, f"The first {len(shown)}:")
     table = Table()
     for head in ("row", "b is", "a", "b", "query"):
         table.add_column(head, overflow="fold")
     for change in shown:
         kinds = (", ".join(KIND_TITLES.get(kind, kind) for kind in change[side]) or "-" for side in ("a", "b"))
         cells = [change["key"], change["change"], *kinds, change["query"][:QUERY_SHOWN]]
-        table.add_row(*(Text(_clean(cell)) for cell in cells))
-    console.print(table, width=_width(console))
+        table.add_row(*(Text(grids.clean(cell)) for cell in cells))
+    console.print(table, width=grids.width_of(console))
 
 
-def _sweep(suite: str, lines: Sequence[Mapping[str, Any]]) -> _Grid:
+def _sweep(suite: str, lines: Sequence[Mapping[str, Any]]) -> grids.Grid:
     names = HEADLINES[suite]
     labels = [
         label for label in ("seen", "unseen") if any(line.get(f"{names[0]}_{label}") is not None for line in lines)
     ]
-    grid = _Grid(f"Sweep, {suite}", "", ["all", *labels], has_section_heads=True)
+    grid = grids.Grid(f"Sweep, {suite}", "", ["all", *labels], has_section_heads=True)
     one_model = len({line["model"] for line in lines}) == 1
     for name in names:
         points = [

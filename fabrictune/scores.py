@@ -13,7 +13,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ DRAWN_AT_ONCE = 1 << 22  # dialogues, which bounds the memory at about 100 MB ho
 STEP = "step"  # the label of a call's place in its turn
 OUTCOMES = ("success", "correct")  # the measures that say whether a row is right
 SPLIT = "tools"  # the label by which `collect` tells seen from unseen
+NUMBERS = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)")
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -72,9 +73,10 @@ def compare(rows_a: Iterable[Mapping[str, Any]], rows_b: Iterable[Mapping[str, A
 
     {"pairs", "dialogues", "measures": {name: {"a", "b", "difference", "low", "high", "count"}}, "by": {label name:
     {label: {"pairs", "dialogues", "measures"}}}, "changed": [{"key", "dialogue", "query", "a": kinds, "b": kinds,
-    "change"}], "only_a", "only_b"}. The difference is b - a, its interval from the same dialogues drawn for both.
-    `count` is the smaller of the two; where one of them has none, its score and the difference are None. "change" is
-    better, worse or other: wrong in another way. "unusable" is as in `aggregate`, for both together.
+    "change"}], "only_a", "only_b"}. A measure's entry is of the pairs in which it applies to both rows, and None where
+    there are none. The difference is b - a, its interval from the same dialogues drawn for both; `count` is the smaller
+    of the two, which differ only where each model's own tokens are counted. "change" is better, worse or other: wrong
+    in another way. "unusable" is as in `aggregate`, for both together.
 
     Raises ValueError if no key is in both, or one comes twice.
     """
@@ -124,9 +126,13 @@ def collect(points: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{column: line.get(column) for column in columns} for line in lines]
 
 
-def natural(text: str) -> list[str | int]:
-    """A key to sort by that puts 10 after 9."""
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", text))]
+def natural(text: str) -> tuple[list[str | float], str]:
+    """A key to sort by that reads unsigned numbers as such: rank-16 is after rank-4, lr-0.0001 after lr-2e-05."""
+    return [_number(part) if place % 2 else part for place, part in enumerate(NUMBERS.split(text))], text
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text)
 
 
 def _flat(names: Sequence[str], model: Mapping[str, Any]) -> dict[str, float | None]:
@@ -141,7 +147,7 @@ def _flat(names: Sequence[str], model: Mapping[str, Any]) -> dict[str, float | N
 
 def _read(rows: Iterable[Mapping[str, Any]]) -> list[_Row]:
     """The rows in the order of their keys, so that sums do not depend on the order in which they were played."""
-    parsed = sorted(map(_parse, rows), key=lambda row: (natural(row.key), row.key))
+    parsed = sorted(map(_parse, rows), key=lambda row: natural(row.key))
     for before, row in zip(parsed, parsed[1:], strict=False):
         if before.key == row.key:
             raise ValueError(f"two rows of one model have the key '{row.key}'; remove one of them, or evaluate again")
@@ -191,7 +197,7 @@ def _grouped(items: Sequence[T], labels_of: Callable[[T], Mapping[str, str]]) ->
 
 def _cell(rows: Sequence[_Row], seed: int) -> dict[str, Any]:
     names = _names(rows)
-    totals, unusable = _totals(rows, _dialogues(rows), names)
+    totals, unusable = _totals(rows, _dialogues(rows), names), _unusable(rows, names)
     (draws,) = _drawn([totals], names, seed)
     values, bounds = _statistic(totals.sum(1), names), _bounds(draws, (totals[1] > 0).sum(0))
     measures = {
@@ -208,15 +214,16 @@ def _cell(rows: Sequence[_Row], seed: int) -> dict[str, Any]:
         "kinds": kinds,
         "malformed": malformed,
     }
-    return cell | ({"unusable": dict(unusable)} if unusable else {})
+    return cell | ({"unusable": unusable} if unusable else {})
 
 
 def _paired_cell(pairs: Sequence[tuple[_Row, _Row]], seed: int) -> dict[str, Any]:
-    sides = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    names, dialogues = _names([*sides[0], *sides[1]]), _dialogues(sides[0])
-    (a, unusable_a), (b, unusable_b) = (_totals(side, dialogues, names) for side in sides)
+    rows = [row for pair in pairs for row in pair]
+    names, dialogues = _names(rows), _dialogues(rows)
+    shared = [_shared(*pair) for pair in pairs]
+    a, b = (_totals([pair[side] for pair in shared], dialogues, names) for side in (0, 1))
     draws_a, draws_b = _drawn([a, b], names, seed)
-    bounds = _bounds(draws_b - draws_a, np.minimum((a[1] > 0).sum(0), (b[1] > 0).sum(0)))
+    bounds = _bounds(draws_b - draws_a, (a[1] > 0).sum(0))
     value_a, value_b = _statistic(a.sum(1), names), _statistic(b.sum(1), names)
     counts = np.minimum(a[1].sum(0), b[1].sum(0))
     measures = {
@@ -229,11 +236,24 @@ def _paired_cell(pairs: Sequence[tuple[_Row, _Row]], seed: int) -> dict[str, Any
             "count": int(counts[at]),
         }
         for at, name in enumerate(names)
-        if a[1, :, at].any() or b[1, :, at].any()
+        if any(_applies(name, row) for row in rows)
     }
-    unusable = dict(unusable_a + unusable_b)
+    unusable = _unusable(rows, names)
     cell = {"pairs": len(pairs), "dialogues": len(dialogues), "measures": measures}
     return cell | ({"unusable": unusable} if unusable else {})
+
+
+def _shared(a: _Row, b: _Row) -> tuple[_Row, _Row]:
+    """Both rows with those measures only that apply to both: else an answer is compared with one never given."""
+    names = [name for name in a.measures if _applies(name, a) and _applies(name, b)]
+    x, y = ({name: row.measures[name] for name in names} for row in (a, b))
+    return replace(a, measures=x), replace(b, measures=y)
+
+
+def _applies(name: str, row: _Row) -> bool:
+    """Whether the row has the measure, as a finite number."""
+    pair = row.measures.get(name)
+    return pair is not None and all(map(math.isfinite, pair)) and pair[1] > 0
 
 
 def _names(rows: Sequence[_Row]) -> list[str]:
@@ -246,20 +266,20 @@ def _dialogues(rows: Sequence[_Row]) -> dict[str, int]:
     return {dialogue: place for place, dialogue in enumerate(dict.fromkeys(row.dialogue for row in rows))}
 
 
-def _totals(rows: Sequence[_Row], dialogues: Mapping[str, int], names: Sequence[str]) -> tuple[Array, Counter[str]]:
-    """Sums and counts of each measure in each dialogue (2, D, M), and how many rows have none that is finite."""
+def _totals(rows: Sequence[_Row], dialogues: Mapping[str, int], names: Sequence[str]) -> Array:
+    """Sums and counts of each measure in each dialogue (2, D, M)."""
     totals = np.zeros((2, len(dialogues), len(names)))
-    unusable: Counter[str] = Counter()
     for row in rows:
         for at, name in enumerate(names):
-            pair = row.measures.get(name)
-            if pair is None:
-                continue
-            if all(map(math.isfinite, pair)):
-                totals[:, dialogues[row.dialogue], at] += pair
-            else:
-                unusable[name] += 1
-    return totals, unusable
+            if _applies(name, row):
+                totals[:, dialogues[row.dialogue], at] += row.measures[name]
+    return totals
+
+
+def _unusable(rows: Iterable[_Row], names: Sequence[str]) -> dict[str, int]:
+    """{measure: in how many rows it is no finite number}, of those that have such rows."""
+    found = Counter(name for row in rows for name, pair in row.measures.items() if not all(map(math.isfinite, pair)))
+    return {name: found[name] for name in names if found[name]}
 
 
 def _drawn(sides: Sequence[Array], names: Sequence[str], seed: int) -> list[Array]:

@@ -93,6 +93,62 @@ def test_failures_are_counted_by_kind_and_split_with_shares_where_there_is_room(
     assert "turns | 4 | 4 | 8 | 8" in failures
 
 
+def rows_of_which_some_were_asked_for_no_call(models=("base", "tuned")):
+    """10 rows with seen tools, of which a call was due in 8; only tuned gets to a summary, in 3 of them."""
+    rows = []
+    for model in models:
+        for n in range(20):
+            missed = model == "base" and n % 10 < 4
+            measures = {"success": float(not missed), "first_call": 0.0, "not_stopped": 0.0}
+            due = {"no_call": float(missed), "wrong_arguments": 0.0}
+            measures |= due if n % 10 < 8 else {"needless_call": 0.0}
+            measures |= {"bad_summary": float(n == 0)} if model != "base" and n % 10 < 3 else {}
+            kinds = [kind for kind in ("no_call", "bad_summary") if measures.get(kind)]
+            kinds += ["needless_call"] * (n == 7)  # after the call that was due
+            rows.append(row(str(n), measures, {"tools": "seen" if n < 10 else "unseen"}, kinds, model=model))
+    return rows
+
+
+def test_a_score_that_is_not_of_all_rows_says_of_how_many():
+    lines = shown("agentfabric", rows_of_which_some_were_asked_for_no_call())
+    seen = after(lines, "seen tools | 10 turns | 10 turns")
+    assert re.fullmatch(r"no call made \| 50\.0 \[[^]]*\] of 8 \| 0\.0 \[0\.0, 0\.0\] of 8", seen[3])
+    assert re.fullmatch(r"turn right \| 60\.0 \[[^]]*\] \| 100\.0 \[100\.0, 100\.0\]", seen[2])
+    assert any(re.fullmatch(r"answer contradicts.* \| - \| 33\.3 \[[^]]*\] of 3", line) for line in seen)
+
+
+def test_the_count_stays_beside_a_score_whose_interval_stands_below_it():
+    lines = shown("agentfabric", rows_of_which_some_were_asked_for_no_call(["base", "a", "b"]))
+    at = next(n for n, line in enumerate(lines) if line.startswith("no call made | 50.0 of"))
+    assert lines[at].startswith("no call made | 50.0 of 16 | 0.0 of 16 | 0.0 of 16")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_failure_has_the_same_share_as_its_measure_above(width):
+    failures = after(shown("agentfabric", rows_of_which_some_were_asked_for_no_call(), width), "Failures")
+    at = next(n for n, line in enumerate(failures) if line.startswith("no call made"))
+    if width == 120:
+        both = "4 of 8 (50.0 %) | 0 of 8 (0.0 %)"
+        assert failures[at] == f"no call made | {both} | {both}"
+        assert any(line.endswith("| - | 1 of 3 (33.3 %) | - | 0 of 3 (0.0 %)") for line in failures)
+    else:
+        assert failures[at] == "no call made | 4 (50.0 %) | 0 (0.0 %) | 4 (50.0 %) | 0 (0.0 %)"
+        assert failures[at + 1].strip(" |") == "of 8 | of 8 | of 8 | of 8"
+    # the measure is of the 2 rows without a call due, the needless call in one of the others
+    assert any(line.startswith("needless call | 1 (10.0 %) | 1 (10.0 %) | 0 ") for line in failures)
+
+
+def test_a_failure_that_no_measure_counts_is_a_share_of_all_rows():
+    rows = [row(str(n), {"plan_em": 0.0}, kinds=("wrong_tool",) * (n < 1)) for n in range(4)]
+    assert "another tool | 1 (25.0 %)" in shown("toolbench", rows)
+
+
+def test_a_failure_that_could_not_come_up_is_no_failure_of_0_percent():
+    lines = after(shown("agentfabric", [row("1", {"success": 0.0}, kinds=("no_call",))]), "Failures")
+    assert "no call made | 1 (100.0 %)" in lines
+    assert "did not stop | -" in lines
+
+
 def test_calls_are_shown_by_their_place_in_the_turn():
     calls = after(shown("agentfabric", agent_rows()), "Calls that were due")
     assert "all calls | 18 calls | 18 calls" in calls
@@ -187,7 +243,7 @@ def test_general_shows_perplexity_as_it_is_and_what_could_not_be_counted():
     lines = shown("general", rows)
     assert lines[1] == "general: perplexity, percent, with 95 % intervals"
     assert "perplexity | 7.39 [7.39, 7.39]" in lines  # e squared
-    assert "needless call | 50.0 [0.0, 100.0]" in lines
+    assert "needless call | 50.0 [0.0, 100.0] of 2" in lines
     assert "tuned: perplexity is no finite number in 1 rows, which do not count" in lines
     assert any(line.startswith("zh | 3 | 7.39") for line in lines)
 
@@ -241,6 +297,14 @@ def test_a_comparison_that_shows_nothing_says_so_and_one_by_label_has_its_own_ta
     assert "turn right | 50.0 | 50.0 | +0.0 [+0.0, +0.0]" in lines
     assert "0 rows of 0 dialogues changed: 0 better, 0 worse, 0 wrong in another way" in lines
     assert "unseen | 6 | +0.0 [+0.0, +0.0]" in after(lines, "Differences by label")
+
+
+def test_a_difference_of_some_of_the_pairs_says_of_how_many():
+    before = [row(str(n), {"success": 0.0} | ({"grounded": 0.0} if n < 4 else {})) for n in range(6)]
+    later = [row(str(n), {"success": 1.0} | ({"grounded": 1.0} if n > 1 else {})) for n in range(6)]
+    lines = printed(scoreboard.show_comparison, scores.compare(before, later, 0), "a", "b")
+    assert "turn right | 0.0 | 100.0 | +100.0 [+100.0, +100.0] | better" in lines
+    assert "answer grounded | 0.0 | 100.0 | +100.0 [+100.0, +100.0] of 2 | better" in lines
 
 
 def test_a_comparison_of_perplexities_is_better_when_lower():

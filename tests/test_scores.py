@@ -265,9 +265,52 @@ def test_differences_are_broken_down_by_label():
     }
 
 
-def test_a_measure_that_only_one_of_the_runs_has_makes_no_difference():
-    found = scores.compare([row("1", {"grounded": [1, 1]})], [row("1", {})], 0)["measures"]["grounded"]
-    assert found == {"a": 1, "b": None, "difference": None, "low": None, "high": None, "count": 0}
+def test_a_difference_is_of_the_rows_to_which_the_measure_applies_on_both_sides():
+    """Of ten rows 0 to 5 are answered in a, 4 to 9 in b: 4 and 5 in both."""
+    rows_a = [row(str(d), {"grounded": [d != 5, 1]} if d < 6 else {"grounded": [0, 0]}) for d in range(10)]
+    rows_b = [row(str(d), {"grounded": [0, 1]} if d > 3 else {}) for d in range(10)]
+    found = scores.compare(rows_a, rows_b, 0)
+    assert found["pairs"] == 10
+    assert found["measures"]["grounded"] == {"a": 0.5, "b": 0, "difference": -0.5, "low": -1, "high": 0, "count": 2}
+
+
+def test_rows_that_differ_only_in_whether_a_measure_applies_make_no_difference_in_it():
+    rows_a = [row(str(d), {"grounded": [d % 2, 1]}) for d in range(12)]
+    rows_b = [entry for entry in rows_a if entry["measures"]["grounded"][0]] + [
+        row(str(d), {}) for d in range(0, 12, 2)
+    ]
+    measure = scores.compare(rows_a, rows_b, 0)["measures"]["grounded"]
+    assert measure == {"a": 1, "b": 1, "difference": 0, "low": 0, "high": 0, "count": 6}
+
+
+def test_a_row_that_has_no_finite_number_leaves_the_pair_out_and_is_told():
+    rows_a = [row(str(d), {"perplexity": [1.0, 1]}) for d in range(3)]
+    rows_b = [row(str(d), {"perplexity": [math.nan if d else 2.0, 1]}) for d in range(3)]
+    found = scores.compare(rows_a, rows_b, 0)
+    assert found["unusable"] == {"perplexity": 2}
+    assert found["measures"]["perplexity"]["count"] == 1
+    assert found["measures"]["perplexity"]["difference"] == pytest.approx(math.e**2 - math.e)
+
+
+@pytest.mark.parametrize("other", [{}, {"grounded": [0, 0]}])
+def test_a_measure_that_only_one_of_the_runs_has_makes_no_difference(other):
+    nothing = {"a": None, "b": None, "difference": None, "low": None, "high": None, "count": 0}
+    rows = [row("1", {"grounded": [1, 1]})], [row("1", other)]
+    assert scores.compare(*rows, 0)["measures"] == {"grounded": nothing}
+    assert scores.compare(*reversed(rows), 0)["measures"] == {"grounded": nothing}
+
+
+def test_names_are_ordered_by_the_numbers_in_them():
+    def ordered(*names):
+        return sorted(names, key=scores.natural) == list(names)
+
+    assert ordered("rank-4", "rank-8", "rank-16", "rank-32")
+    assert ordered("lr-2e-05", "lr-5e-5", "lr-0.0001", "lr-1.5e-4", "lr-2e-4")
+    assert ordered("mix-0", "mix-0.5", "mix-1", "mix-1.25", "mix-10")
+    assert ordered("lora.rank-8+lr-2e-05", "lora.rank-8+lr-0.0001", "lora.rank-16+lr-2e-05")
+    assert ordered("2-3", "4-7", "8+", "10")
+    assert ordered("9/2", "9/10", "10/0")
+    assert ordered("", "1", "main", "rank-1", "x1e999", "x1e9999")  # alike as numbers, so by their text
 
 
 def test_a_sweep_is_collected_into_lines_with_the_same_columns():
