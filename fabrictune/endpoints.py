@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 import openai
 import tenacity
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
 
 from fabrictune.dialogue import Json, Message, Reply
 from fabrictune.log import logger
@@ -34,9 +36,25 @@ CONNECT_SECONDS = 10.0  # a server may take minutes to answer, but not to take u
 # Why a reply ended, other than at the bound on tokens. A model that calls by its API's own means has stopped, too.
 STOPPED = ("stop", "tool_calls", "function_call", "content_filter")
 
+# What every model and every chat template takes: an endpoint that does not weigh this one weighs none.
+PLAIN = (Message("user", "Hello"), Message("assistant", "Hello"))
+
 
 class Rejected(RuntimeError):
     """The endpoint read a request and does not take it (400 or 422)."""
+
+
+class _Fault(Exception):
+    """An error that came with status 200. `status_code` is the status that it names itself, None if it names none."""
+
+    def __init__(self, words: str, code: object = None) -> None:
+        super().__init__(words)
+        self.code = code
+        self.status_code = int(str(code)) if str(code).isdecimal() else None
+
+
+class _Unreadable(_Fault):
+    """A body that ends too early, or was damaged on its way: with status 200, but no JSON."""
 
 
 @asynccontextmanager
@@ -45,7 +63,7 @@ async def connect(
     *,
     model: str | None,
     api_key: str | None,
-    timeout: float,
+    timeout: float | None,
     retries: int,
     max_new_tokens: int | None,
     temperature: float | None,
@@ -54,19 +72,22 @@ async def connect(
 
     Connection faults, gateways' faults and 429 are tried again `retries` times, `timeout` seconds each. What is asked
     raises ConnectionError where the endpoint cannot be reached and RuntimeError where it refuses, ValueError where
-    address or key cannot be used at all. The key is OPENAI_API_KEY's if not given, as with the client itself.
+    address or key cannot be used at all. No key is sent but the one given, whatever the environment holds.
+
+    A timeout bounds the time in the server's queue, too. None, for a server of our own, waits as long as the server
+    lives: a process that ends closes its connections. One that lives and answers no more is waited for without end.
 
     The client itself sends neither bound nor temperature. An evaluation gives them, so that a model that never stops
     costs a bounded time and two runs can be compared.
     """
-    key = api_key or os.environ.get("OPENAI_API_KEY") or "EMPTY"
+    key = api_key or "EMPTY"  # without one the client itself would take OPENAI_API_KEY, which is for another host
     on_loopback = _host(url) in ("127.0.0.1", "localhost", "::1")
     if not key.isascii() or not key.isprintable():
         raise ValueError("the endpoint's API key holds characters that no HTTP header may")
     sdk = openai.AsyncOpenAI(
         base_url=url,
         api_key=key,
-        timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+        timeout=openai.Timeout(timeout, connect=min(timeout or math.inf, CONNECT_SECONDS)),
         max_retries=0,  # its own rule also tries 408, 409 and every 5xx again, and says nothing while it waits
         http_client=openai.DefaultAsyncHttpxClient(trust_env=not on_loopback),  # no proxy between us and this machine
     )
@@ -110,31 +131,31 @@ def _secrets(url: str, key: str) -> tuple[str, ...]:
 @dataclass
 class _Endpoint:
     sdk: openai.AsyncOpenAI
-    timeout: float
+    timeout: float | None
     retries: int
     secrets: tuple[str, ...]
     quiet_until: float = 0.0  # of concurrent requests that wait, one says so
     paused_until: float = 0.0  # the server asked one request to wait, and means all
-    weighs: bool = True  # until it turns out that it gives no likelihoods
+    weighs: bool | None = None  # whether it gives likelihoods, once that is known
     said: set[str] = field(default_factory=set)
 
     async def first_model(self) -> str:
         """The name of the first model that the endpoint lists."""
         page = await self.send(self.sdk.models.list)
         listed = getattr(page, "data", None)
-        if not listed:
+        if not isinstance(listed, list) or not listed or not getattr(listed[0], "id", None):
             raise RuntimeError(f"{self.address} lists no model; name one with eval.model_name=")
         return str(listed[0].id)
 
     async def ask(self, body: dict[str, Json]) -> Reply:
         """The reply; an empty one that did not stop where the request outgrows the model's context."""
         try:
-            completion = await self.send(lambda: self.sdk.chat.completions.create(**_encodable(body)))
+            completion = self.checked(await self.send(lambda: self.sdk.chat.completions.create(**_encodable(body))))
         except Rejected as error:
             if _is_too_long(error):
                 return Reply("", stopped=False)  # the trace of a model that calls and calls outgrows its context
             raise
-        choices = self.checked(completion).choices
+        choices = completion.choices
         if not choices or choices[0].message is None:
             return Reply("", stopped=False)
         text, reason = choices[0].message.content or "", choices[0].finish_reason
@@ -150,25 +171,49 @@ class _Endpoint:
         """See `tasks.Likelihood`; by vLLM's prompt_logprobs, which other servers do not know."""
         if len(messages) < 2 or messages[-1].role != "assistant":
             raise ValueError(f"a reply can be weighed that stands last, behind others: {[m.role for m in messages]}")
-        if not self.weighs:
+        if self.weighs is False:
             return None
-        asked = {"add_generation_prompt": False, "continue_final_message": True, "prompt_logprobs": 0}
         try:
-            tokens, logprobs = await self.prompt(model, messages, asked)
-            if not tokens or not logprobs:
-                raise Rejected("it does not answer with prompt_token_ids and prompt_logprobs")
-            before, _ = await self.prompt(model, messages[:-1], {})
+            found = await self.weigh(model, messages)
         except Rejected as error:
             if _is_too_long(error):
                 self.say_once(f"{self.address}: a reply that outgrows the model's context is not weighed ({error})")
+            elif self.weighs or await self.weighs_plain(model):
+                self.say_once(f"{self.address}: a conversation that it does not take is not weighed ({error})")
             else:
-                self.weighs = False
                 self.say_once(f"{self.address} gives no likelihoods, so there is no perplexity ({error})")
             return None
-        # A template may write another opening for a reply to come than before a given one; a token may span both.
-        start = max(1, len(commonprefix([tokens, before])))
-        weighed = range(start, len(tokens))
-        return -sum(logprobs[at][str(tokens[at])]["logprob"] for at in weighed) + 0.0, len(weighed)
+        self.weighs = True
+        return found
+
+    async def weighs_plain(self, model: str) -> bool:
+        """Whether it weighs any reply at all, which a conversation that it refused does not tell."""
+        try:
+            await self.weigh(model, PLAIN)
+        except Rejected:
+            self.weighs = bool(self.weighs)  # requests beside this one may have been weighed meanwhile
+        else:
+            self.weighs = True
+        return self.weighs
+
+    async def weigh(self, model: str, messages: Sequence[Message]) -> tuple[float, int]:
+        """The last message's negative log-likelihood and tokens. Raises Rejected where it does not answer with them."""
+        asked = {"add_generation_prompt": False, "continue_final_message": True, "prompt_logprobs": 0}
+        tokens, logprobs = await self.prompt(model, messages, asked)
+        if not tokens or not logprobs:
+            raise Rejected("it does not answer with prompt_token_ids and prompt_logprobs")
+        before, _ = await self.prompt(model, messages[:-1], {})
+        if not before:
+            raise self.odd("no prompt_token_ids")
+        try:
+            # A template may write another opening for a reply to come than before a given one; a token may span both.
+            weighed = range(max(1, len(commonprefix([tokens, before]))), len(tokens))
+            total = math.fsum(logprobs[at][str(tokens[at])]["logprob"] for at in weighed)
+        except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self.odd(f"prompt_logprobs of another kind: {type(error).__name__} {error}") from error
+        if not math.isfinite(total):
+            raise self.odd(f"log-probabilities whose sum is {total}")
+        return -total + 0.0, len(weighed)
 
     async def prompt(
         self, model: str, messages: Sequence[Message], asked: dict[str, Json]
@@ -181,9 +226,17 @@ class _Endpoint:
         return known.get("prompt_token_ids") or [], known.get("prompt_logprobs") or []
 
     def checked(self, completion: object) -> ChatCompletion:
-        if not isinstance(completion, ChatCompletion):
-            raise RuntimeError(f"{self.address} did not answer as an OpenAI-compatible endpoint does")
+        """The completion. Raises RuntimeError if its fields are not of the kinds that its type says: nobody checked."""
+        choices = getattr(completion, "choices", None)
+        if not isinstance(completion, ChatCompletion) or not isinstance(choices, list):
+            raise self.odd("no list of choices")
+        for choice in choices:
+            if not isinstance(choice, Choice) or not isinstance(choice.message, ChatCompletionMessage | None):
+                raise self.odd(f"a choice without a message: {choice!r}")
         return completion
+
+    def odd(self, words: str) -> RuntimeError:
+        return RuntimeError(f"{self.address} did not answer as an OpenAI-compatible endpoint does ({words[:200]})")
 
     async def send(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
         """What the request brings. Raises ConnectionError, Rejected or RuntimeError once it is given up."""
@@ -194,7 +247,12 @@ class _Endpoint:
             while (left := self.paused_until - time.monotonic()) > 0:
                 await asyncio.sleep(left)
             attempts += 1
-            return await request()
+            try:
+                answer = await request()
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise _Unreadable(str(error)) from error
+            _check_for_error(answer)
+            return answer
 
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_may_pass),
@@ -205,7 +263,7 @@ class _Endpoint:
         )
         try:
             return await retrying(attempt)
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, _Fault) as error:
             raise self.refusal(error, attempts) from error
 
     def wait(self, state: tenacity.RetryCallState) -> float:
@@ -234,6 +292,8 @@ class _Endpoint:
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__ or error
             return ConnectionError(f"{self.address} cannot be reached ({self.shown(cause)}){times}")
+        if isinstance(error, _Unreadable):
+            return ConnectionError(f"{self.address} gave an answer that is no JSON ({self.shown(error)}){times}")
         status = getattr(error, "status_code", None)
         if status in GATEWAY_FAULTS:
             return ConnectionError(f"{self.address} cannot be reached (its gateway says {self.shown(error)}){times}")
@@ -258,11 +318,24 @@ class _Endpoint:
             logger.warning("%s", text)
 
 
+def _check_for_error(answer: object) -> None:
+    """Raises _Fault if the answer holds an error: the status is sent before what stands behind a proxy has failed."""
+    if isinstance(answer, str) and not answer.strip():
+        raise _Unreadable("it is empty")
+    choices = getattr(answer, "choices", None)
+    first = choices[0] if isinstance(choices, list) and choices else None
+    for part in (answer, first):
+        if error := (getattr(part, "model_extra", None) or {}).get("error"):
+            raise _Fault(f"status 200, but an error: {error}", error.get("code") if isinstance(error, dict) else None)
+    if getattr(first, "finish_reason", None) == "error":
+        raise _Fault("status 200, but finish_reason error")
+
+
 def _may_pass(error: BaseException) -> bool:
     """Whether the same request may be answered a little later."""
-    if isinstance(error, openai.APIConnectionError):  # timeouts, too
+    if isinstance(error, openai.APIConnectionError | _Unreadable):  # timeouts, too
         return True
-    if not isinstance(error, openai.APIStatusError):
+    if not isinstance(error, openai.APIStatusError | _Fault):
         return False
     if error.status_code == TOO_MANY and error.code == "insufficient_quota":
         return False  # that is no lack of patience but of money

@@ -16,17 +16,26 @@ HEARTBEAT = 4.0  # seconds after which the bar is shown again though no task has
 
 
 async def play(
-    tasks: Sequence[Task], asked: Asked, label: str, file: Path, *, concurrency: int, done: int, total: int
+    tasks: Sequence[Task],
+    asked: Asked,
+    label: str,
+    file: Path,
+    *,
+    concurrency: int,
+    done: int,
+    total: int,
+    what: str = "turns",
 ) -> None:
     """Plays the tasks, `concurrency` at a time, and appends the row of each to the file when it ends.
 
     They are begun in their order, in which those that share a prompt are neighbours: the server has computed it then.
-    The bar counts them from `done` to `total`. The first task that fails ends the others; rows written by then stay.
+    The bar counts them, as `what` they are, from `done` to `total`. The first task that fails ends the others; rows
+    written by then stay.
     Raises ConnectionError or RuntimeError if the endpoint fails, AssertionError naming the task for any other error.
     """
     waiting = iter(tasks)
     error: BaseException | None = None
-    with file.open("a", encoding="ascii") as output, log.bar(f"{label}: turns", total, done) as bar:
+    with file.open("a", encoding="ascii") as output, log.bar(f"{label}: {what}", total, done) as bar:
 
         async def work() -> None:
             for task in waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import multiprocessing
 import os
@@ -24,21 +25,34 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 GRACE = 15.0  # seconds between asking a program to end and ending it
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextmanager
 def program(
-    words: Sequence[str], environment: Mapping[str, str], output: IO[str] | None = None, grace: float | None = None
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[str] | None = None,
+    grace: float | None = None,
+    *,
+    dies_with_us: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The command, running in a process group of its own while the block runs; all of the group is ended with it.
 
     `grace` is the seconds between asking it to end and ending it (GRACE if not given).
 
-    SIGTERM unwinds the stack inside the block as Ctrl-C does; by default it would leave the group behind.
+    SIGTERM unwinds the stack inside the block as Ctrl-C does; by default it would leave the group behind. With
+    `dies_with_us` the program gets SIGTERM even if we are killed, on Linux: it alone, not the rest of its group, and
+    as the kernel has it when the thread ends that entered the block, which is to stay in it.
     """
     with _unwinding_on_sigterm():
         process = subprocess.Popen(
-            words, env=environment, stdout=output, stderr=subprocess.STDOUT if output else None, start_new_session=True
+            words,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            start_new_session=True,
+            preexec_fn=_asking_for_our_death() if dies_with_us and sys.platform == "linux" else None,
         )
         try:
             yield process
@@ -141,6 +155,19 @@ def signal_that_ended(pid: int) -> int:
         state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return int(fields[48]) & 127 if state == "Z" else 0  # proc(5): exit_code, its 52nd field
     return 0
+
+
+def _asking_for_our_death() -> Callable[[], None]:
+    """What a child of ours calls before it becomes another program, so that it gets SIGTERM when we end."""
+    prctl = ctypes.CDLL(None).prctl  # loaded here: after a fork other threads' locks stay locked
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # we ended before it could ask
+            os._exit(128 + signal.SIGTERM)
+
+    return ask
 
 
 def _end(process: subprocess.Popen[bytes], grace: float) -> None:

@@ -174,14 +174,17 @@ def check_port(host: str, port: int) -> None:
 def running(model: Path, name: str, settings: Settings, log: Path) -> Iterator[str]:
     """The model served on a free loopback port while the block runs; yields the address that ends in /v1.
 
-    What vLLM prints goes to the file `log`. Raises RuntimeError with its last lines if it does not come up or dies.
+    What vLLM prints goes to the file `log`. It ends with the block, and on Linux also with us if we are killed. Raises
+    RuntimeError with its last lines if it does not come up or dies.
     """
     require_vllm()
     port = processes.free_port()
     words = command(model, name, "127.0.0.1", port, settings)
+    # A key that servers of the user's own ask for would be asked of us, too.
+    known = {key: value for key, value in os.environ.items() if key != "VLLM_API_KEY"}
     with (
         log.open("w", encoding="utf-8") as output,
-        processes.program(words, environment(settings), output) as process,
+        processes.program(words, environment(settings, known), output, dies_with_us=True) as process,
     ):
         _wait_until_healthy(process, port, name, log)
         try:

@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# body -> the reply's text, or a status and a JSON body (and headers); an exception cuts the connection.
+# body -> the reply's text, or a status and a body (and headers); an exception cuts the connection. A body is JSON, a
+# text that is sent as a page, or bytes that are said to be JSON.
 Model = Callable[[dict[str, Any]], str | tuple[Any, ...]]
 PASSWORD = "hush-4711"
 
 
 class Endpoint(ThreadingHTTPServer):
-    """`bodies` are the requests in the order they came in; `most_at_once` how many were being answered at a time."""
+    """`bodies` are the requests in the order they came in, `keys` what each was authorized with.
+
+    `most_at_once` is how many were being answered at a time.
+    """
 
     daemon_threads = True
 
@@ -23,6 +27,7 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.model = model
         self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
         self.lock = threading.Lock()
         self.open = self.most_at_once = 0
         self.url = f"http://user:{PASSWORD}@127.0.0.1:{self.server_port}/v1"
@@ -48,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
+        self.server.keys.append(self.headers["Authorization"])
         self.server.asked(1)
         try:
             said = self.server.model(body)
@@ -59,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, completion(said.split("Observation:")[0]))
 
     def answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
-        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        page = body.encode() if isinstance(body, str) else body
+        content = page if isinstance(page, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/html" if isinstance(body, str) else "application/json")
         self.send_header("Content-Length", str(len(content)))

@@ -60,7 +60,7 @@ def ask(url: str, **settings: Any) -> Reply:
     return reply
 
 
-def error_body(words: str, **more: str) -> dict[str, Any]:
+def error_body(words: str, **more: Any) -> dict[str, Any]:
     return {"error": {"message": words, **more}}
 
 
@@ -91,7 +91,6 @@ def test_the_first_model_listed_is_taken_where_none_is_named() -> None:
         (completion("x", "content_filter"), Reply("x", stopped=True)),
         (completion("\ud800"), Reply("\ud800", stopped=True)),
         (completion("") | {"choices": []}, Reply("", stopped=False)),
-        (completion("") | {"choices": None}, Reply("", stopped=False)),
         (completion("") | {"choices": [{"index": 0, "message": None, "finish_reason": None}]}, Reply("", False)),
     ],
 )
@@ -100,10 +99,42 @@ def test_whatever_an_endpoint_answers_is_a_reply(answer: dict[str, Any], reply: 
         assert ask(endpoint.url) == reply
 
 
-@pytest.mark.parametrize("answer", ["<html>welcome</html>", completion([{"type": "text"}])])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<html>welcome</html>",
+        completion([{"type": "text"}]),  # type: ignore[arg-type]
+        completion("") | {"choices": None},
+        completion("") | {"choices": {"message": "x"}},
+        {},
+        [],
+        None,
+        7,
+        {"choices": ["x"]},
+        {"choices": [{"message": "x"}]},
+        {"choices": [{"message": ["x"]}]},
+    ],
+)
 def test_an_answer_that_is_none_ends_in_one_sentence(answer: Any) -> None:
     with serving(lambda body: (200, answer)) as endpoint, pytest.raises(RuntimeError, match="answered with|not answer"):
         ask(endpoint.url)
+    assert len(endpoint.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (error_body("Provider returned error", code=500), "refused a request: .*Provider returned error"),
+        (error_body("No credit.", code="insufficient_quota"), "refused a request: .*No credit"),
+        ({"error": "no model loaded"}, "refused a request: .*no model loaded"),
+        (completion("half a", "error"), "refused a request: .*finish_reason error"),
+        ({"choices": [{"finish_reason": "error", **error_body(KEY, code=400)}]}, r"refused a request: .*\*\*\*"),
+    ],
+)
+def test_an_error_behind_a_status_of_success_is_no_empty_reply(answer: dict[str, Any], words: str) -> None:
+    with serving(lambda body: (200, answer)) as endpoint, pytest.raises(RuntimeError, match=words):
+        ask(endpoint.url)
+    assert len(endpoint.bodies) == 1
 
 
 @pytest.mark.parametrize(
@@ -111,10 +142,11 @@ def test_an_answer_that_is_none_ends_in_one_sentence(answer: Any) -> None:
     [
         error_body("This model's maximum context length is 10 tokens."),
         error_body("Too much.", code="context_length_exceeded"),
+        error_body("This model's maximum context length is 10 tokens.", code=400),
     ],
 )
 def test_a_request_that_outgrows_the_context_is_a_reply_that_did_not_stop(body: dict[str, Any]) -> None:
-    with serving(lambda _: (400, body)) as endpoint:
+    with serving(lambda _: (200 if body["error"].get("code") == 400 else 400, body)) as endpoint:
         assert ask(endpoint.url) == Reply("", stopped=False)
         assert len(endpoint.bodies) == 1
 
@@ -131,7 +163,23 @@ def test_a_refusal_is_not_asked_again_and_shows_no_secret(status: int) -> None:
     assert KEY not in str(raised.value) and PASSWORD not in str(raised.value)
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("cut"), (502, "<html>"), (503, {}), (504, {}), (429, {})])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("cut"),
+        (502, "<html>"),
+        (503, {}),
+        (504, {}),
+        (429, {}),
+        (200, b""),
+        (200, ""),
+        (200, b'{"choices": [{"mess'),
+        (200, b'{"choices": "\xff"}'),
+        (200, error_body("later", code=429)),
+        (200, error_body("upstream", code="502")),
+        (200, {"choices": [{"finish_reason": "error", **error_body("upstream", code=503)}]}),
+    ],
+)
 def test_a_passing_fault_is_asked_again(fault: Any, said: list[str]) -> None:
     faults = iter([fault, fault])
 
@@ -154,6 +202,39 @@ def test_tries_are_bounded_and_then_end_in_one_sentence() -> None:
     ):
         ask(endpoint.url, retries=2)
     assert len(endpoint.bodies) == 3
+
+
+def test_an_answer_that_is_never_whole_ends_in_one_sentence() -> None:
+    with (
+        serving(lambda body: (200, b'{"choices": [')) as endpoint,
+        pytest.raises(ConnectionError, match=r"gave an answer that is no JSON \(.*\), 2 times in a row"),
+    ):
+        ask(endpoint.url, retries=1)
+
+
+def test_no_key_is_sent_but_the_one_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "for another host")
+    with serving(lambda body: "") as endpoint:
+        address = f"http://127.0.0.1:{endpoint.server_port}/v1"
+        ask(address)
+        ask(address, api_key=None)
+        ask(address, api_key="")
+    assert endpoint.keys == [f"Bearer {KEY}", "Bearer EMPTY", "Bearer EMPTY"]
+
+
+def test_without_a_timeout_a_server_is_waited_for_until_it_is_gone() -> None:
+    over = threading.Event()
+
+    def model(body: dict[str, Any]) -> str:
+        over.wait(0.5)
+        if len(endpoint.bodies) > 1:
+            raise RuntimeError("cut")
+        return "well"
+
+    with serving(model) as endpoint:
+        assert ask(endpoint.url, timeout=None).text == "well"
+        with pytest.raises(ConnectionError, match="cannot be reached"):
+            ask(endpoint.url, timeout=None, retries=0)
 
 
 def test_an_endpoint_that_is_not_there_ends_in_one_sentence() -> None:
@@ -237,14 +318,55 @@ def test_a_likelihood_counts_the_reply_alone() -> None:
 
 
 @pytest.mark.parametrize("answer", [(400, error_body("Unknown field")), (422, {"detail": "extra"}), "plain"])
-def test_an_endpoint_that_gives_no_likelihoods_is_asked_once(answer: Any, said: list[str]) -> None:
+def test_an_endpoint_that_gives_no_likelihoods_is_asked_no_more(answer: Any, said: list[str]) -> None:
     async def twice(asked: Asked) -> list[Any]:
         return [await asked.likelihood(SAID), await asked.likelihood(SAID)]
 
     with serving(lambda body: answer) as endpoint:
         assert using(endpoint.url, twice) == [None, None]
-    assert len(endpoint.bodies) == 1
+    first, plain = [body["messages"] for body in endpoint.bodies]
+    assert len(first) == len(plain) == 2 and first != plain, "it might have been the conversation"
     assert len(said) == 1 and "no likelihoods" in said[0]
+
+
+def weighing(body: dict[str, Any]) -> Any:
+    """A server that weighs, but takes no message that begins with the word odd."""
+    if body["messages"][0]["content"].startswith("odd"):
+        return 400, error_body(f"the template does not take {body['messages'][0]['content']}")
+    if body.get("prompt_logprobs") is None:
+        return 200, completion("", prompt_token_ids=[1])
+    return 200, completion("", prompt_token_ids=[1, 2], prompt_logprobs=[None, {"2": {"logprob": -0.5}}])
+
+
+@pytest.mark.parametrize("order", ["odd even odd2 even", "even odd odd2 even"])
+def test_a_conversation_that_is_refused_does_not_stand_for_all(order: str, said: list[str]) -> None:
+    async def all_of_them(asked: Asked) -> list[Any]:
+        return [await asked.likelihood([Message("user", word), SAID[1]]) for word in order.split()]
+
+    with serving(weighing) as endpoint:
+        assert using(endpoint.url, all_of_them) == [(0.5, 1) if word == "even" else None for word in order.split()]
+    assert len(said) == 1 and "is not weighed" in said[0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt_logprobs": [None]},
+        {"prompt_logprobs": {"2": -0.5}},
+        {"prompt_logprobs": [None, {"3": {"logprob": -0.5}}]},
+        {"prompt_logprobs": [None, {"2": -0.5}]},
+        {"prompt_logprobs": [None, {"2": {"logprob": "-0.5"}}]},
+        {"prompt_logprobs": [None, {"2": {"logprob": float("nan")}}]},
+        {"prompt_logprobs": [None, {"2": {"logprob": -0.5}}], "prompt_token_ids": 12},
+    ],
+)
+def test_likelihoods_of_another_kind_end_in_one_sentence(fields: dict[str, Any]) -> None:
+    def model(body: dict[str, Any]) -> Any:
+        known = {"prompt_token_ids": [1, 2]} if "prompt_logprobs" in body else {"prompt_token_ids": [1]}
+        return 200, completion("", **(known | fields))
+
+    with serving(model) as endpoint, pytest.raises(RuntimeError, match="did not answer as an OpenAI-compatible"):
+        using(endpoint.url, lambda asked: asked.likelihood(SAID))
 
 
 def test_a_reply_that_outgrows_the_context_is_not_weighed_and_the_next_is_tried() -> None:

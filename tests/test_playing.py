@@ -35,12 +35,13 @@ def question(body: dict[str, Any]) -> str:
     return text
 
 
-def play(endpoint: Endpoint, tasks: Sequence[Task], file: Path, concurrency: int = 4) -> None:
+def play(endpoint: Endpoint, tasks: Sequence[Task], file: Path, concurrency: int = 4, what: str = "turns") -> None:
     async def run() -> None:
         async with endpoints.connect(
             endpoint.url, model="m", api_key=None, timeout=9, retries=0, max_new_tokens=None, temperature=None
         ) as asked:
-            await playing.play(tasks, asked, "tuned", file, concurrency=concurrency, done=0, total=len(tasks))
+            count = len(tasks)
+            await playing.play(tasks, asked, "tuned", file, concurrency=concurrency, done=0, total=count, what=what)
 
     asyncio.run(run())
 
@@ -74,6 +75,12 @@ def test_as_many_are_played_at_a_time_as_asked_for_and_begun_in_order(tmp_path: 
     assert endpoint.most_at_once == 3
     begun = [question(body) for body in endpoint.bodies]
     assert [sorted(begun[at : at + 3]) for at in (0, 3, 6)] == [list("012"), list("345"), list("678")]
+
+
+def test_the_bar_names_what_is_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda body: "") as endpoint:
+        play(endpoint, [task("1")], tmp_path / "rows.jsonl", what="examples")
+    assert "tuned: examples" in capsys.readouterr().err
 
 
 def test_the_first_task_that_fails_ends_the_others_and_rows_stay(tmp_path: Path) -> None:

@@ -98,6 +98,37 @@ def test_a_program_may_run_in_another_thread(tmp_path: Path) -> None:
     assert ended == [-signal.SIGTERM]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no kernel tells it")
+def test_a_program_that_is_to_die_with_us_does_so_when_we_are_killed(tmp_path: Path) -> None:
+    notes = {dies: tmp_path / str(dies) for dies in (True, False)}
+    script = f"""
+import os, time
+from fabrictune import processes
+
+def shell(note):
+    return ["sh", "-c", f"echo $$ > {{note}}.part; mv {{note}}.part {{note}}; exec sleep 1000"]
+
+with (
+    processes.program(shell({str(notes[True])!r}), os.environ, dies_with_us=True),
+    processes.program(shell({str(notes[False])!r}), os.environ),
+):
+    time.sleep(1000)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).resolve().parent.parent)
+    try:
+        doomed, other = (child_of(note) for note in notes.values())
+        assert is_running(doomed) and is_running(other)
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        assert eventually(lambda: not is_running(doomed))
+        assert is_running(other), "a launcher of ranks is told in another way"
+    finally:
+        for pid in filter(is_running, (doomed, other)):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_free_port_can_be_listened_on() -> None:
     port = processes.free_port()
     with socket.socket() as listener:

@@ -105,6 +105,34 @@ def test_a_folder_without_an_adapter_is_refused_before_vllm_starts(tmp_path: Pat
         server.adapter_rank("mine", broken, base)
 
 
+STAND_IN = """
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+print("key:", os.environ.get("VLLM_API_KEY"), "other:", os.environ.get("VLLM_OTHER"), flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def test_our_own_server_asks_for_no_key_that_servers_of_the_user_ask_for(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packages" / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (package / "api_server.py").write_text(STAND_IN)
+    (tmp_path / "packages" / "vllm" / "__init__.py").touch()
+    for name, value in (("PYTHONPATH", str(tmp_path / "packages")), ("VLLM_API_KEY", "x"), ("VLLM_OTHER", "y")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    with server.running(base, "base", SETTINGS, tmp_path / "vllm.log"):
+        assert "key: None other: y" in (tmp_path / "vllm.log").read_text()
+    assert server.environment(SETTINGS)["VLLM_API_KEY"] == "x", "serve.py's server is the user's own"
+
+
 @pytest.mark.e2e
 def test_a_server_that_does_not_come_up_ends_with_its_last_words(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
