@@ -32,7 +32,7 @@ class Part(enum.IntEnum):
     general = 4
 
 
-SPARE = 20  # of a source without rows to spare, one in so many may be held back
+HELD_BACK = 20  # of a source's rows, one in so many may be held back
 
 
 def priorities(rows: int, seed: int, purpose: str) -> np.ndarray:
@@ -132,22 +132,17 @@ def split(rows: Rows, test_ratio: float, sides: Sides) -> np.ndarray:
     return parts
 
 
-def hold_back(rows: Rows, wanted: int | None, most: int, sides: Sides) -> np.ndarray:
+def hold_back(rows: Rows, late: np.ndarray, most: int, sides: Sides) -> np.ndarray:
     """Which rows of a source that is only trained on are held back, (n,) bool; their keys join `sides`.
 
-    The first `wanted` rows (None: all) are for training. The last `most` of the others are held back, so that they are
-    the same ones whatever number is trained on; where so few are left, the last of all, one in 20 at most. A row is not
-    held back if one that it makes a group with (see `split`) is trained on or tested on here or in an earlier source.
+    They are the last `most` of the rows marked in `late` (n,) bool, but for those that cannot be tested on, those of a
+    held-out family, and those that share a key with a row that an earlier source has tested or trained on. How many
+    rows of this source are trained on makes no difference: training leaves out what shares a key with them.
     """
-    count = len(rows.order)
-    spare = 0 if wanted is None else count - wanted
-    first = count - min(most, max(spare, count // SPARE))
-    barred = stands_in(rows, sides.trained) | stands_in(rows, sides.tested) | rows.heldout | ~rows.complete
-    barred[rows.order[:first][:wanted]] = True
-    _, group = np.unique(_leaders(rows), return_inverse=True)
-    held = np.zeros(count, bool)
-    held[rows.order[first:]] = True
-    held &= np.bincount(group, barred)[group] == 0
+    last = rows.order[late[rows.order]][::-1][:most]
+    held = np.zeros(len(rows.order), bool)
+    held[last] = True
+    held &= rows.complete & ~rows.heldout & ~stands_in(rows, sides.trained) & ~stands_in(rows, sides.tested)
     sides.tested = np.union1d(sides.tested, rows.keys[held[rows.owners]])
     return held
 

@@ -72,7 +72,7 @@ def converted_folder(config: Config) -> Path:
 def _conversion(config: Config) -> dict[str, Any]:
     """Of what a conversion depends on, what can be told without its files."""
     data = config.data
-    keys = ("other_break", "test_ratio", "heldout_families", "heldout_max")
+    keys = ("other_break", "test_ratio", "general_test", "heldout_families", "heldout_max")
     return {
         "seed": config.seed,
         "format": data.format.value,

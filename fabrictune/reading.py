@@ -95,8 +95,9 @@ def fill(
 ) -> None:
     """Converts the rows onto the shelf: all of them, or those drawn until `wanted` are there or none is left.
 
-    The rows that may be held back are drawn from the other end, until there are as many as the reading says. Rejects
-    are counted and written as lines to `rejected`; `run` maps in worker processes.
+    The rows that may be held back are drawn from the other end, until there are as many as the reading says; they and
+    their near-duplicates do not count among those wanted. Rejects are counted and written as lines to `rejected`;
+    `run` maps in worker processes.
     """
     shelf, own = reading.shelf, summary.sources[reading.name]
     drawn = own.rows if wanted is None else min(own.rows, wanted)
@@ -121,7 +122,8 @@ def fill(
                 rejected.write(json.dumps(vars(reject)) + "\n")  # ASCII: it may be no valid UTF-8
         front, back = front + ahead, back - behind
         places = place[shelf.numbers]
-        good = [int((places < front).sum()), int((places >= back).sum())]
+        to_train = ~np.logical_or(*_held_back(reading, own.rows, seed, Sides()))
+        good = [int((places[to_train] < front).sum()), int((places >= back).sum())]
     own.not_drawn = back - front
 
 
@@ -144,29 +146,41 @@ def _more(wanted: int, done: int, good: int) -> int:
     return math.ceil((wanted - good) * done / max(good, 1)) if done else wanted
 
 
+def _held_back(reading: Reading, rows: int, seed: int, sides: Sides) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows on the shelf are held back, and which others are their near-duplicates, (n,) bool each.
+
+    Of the source's `rows` the last in the order of drawing may be held back, one in 20 of them all: a bound that does
+    not depend on how many are wanted. The keys of those held back join `sides`.
+    """
+    shelf, purpose = reading.shelf, f"{reading.name}/count"
+    known = shelf.rows(np.arange(len(shelf)), mixture.priorities(rows, seed, purpose))
+    late = np.isin(shelf.numbers, mixture.sample(rows, None, seed, purpose)[rows - rows // mixture.HELD_BACK :])
+    held = mixture.hold_back(known, late, reading.held_back, sides)
+    return held, mixture.stands_in(known, known.keys[held[known.owners]]) & ~held
+
+
 def divide(reading: Reading, wanted: int | None, seed: int, test_ratio: float, sides: Sides, summary: Summary) -> None:
     """Gives each row on the shelf its Part; the keys of the rows used join `sides`."""
     shelf, own = reading.shelf, summary.sources[reading.name]
     draws = mixture.priorities(own.rows, seed, f"{reading.name}/count")
     order = np.argsort(draws[shelf.numbers], kind="stable")
-    held = np.zeros(len(shelf), bool)
-    if reading.held_back:
-        held = mixture.hold_back(shelf.rows(np.arange(len(shelf)), draws), wanted, reading.held_back, sides)
+    held, alike = _held_back(reading, own.rows, seed, sides)
     own.held_back = int(held.sum())
-    kept = np.sort(order[~held[order]][:wanted])
+    kept = np.sort(order[~(held | alike)[order]][:wanted])
     if wanted is not None and len(kept) < wanted:
         logger.info(
-            "%s: only %d of the %d rows wanted are there; all are used%s",
+            "%s: only %d of the %d rows wanted are there; all are used%s%s",
             *(reading.name, len(shelf), wanted, f", {own.held_back} of them held back" if own.held_back else ""),
+            f", but for {alike.sum()} near-duplicates of those" if alike.any() else "",
         )
     chosen = shelf.rows(kept, mixture.priorities(own.rows, seed, f"{reading.name}/test"))
     parts = mixture.split(chosen, test_ratio, sides) if reading.is_tested else mixture.beside(chosen, sides)
     reading.parts = np.full(len(shelf), Part.unused, np.int8)
     reading.parts[held] = Part.general
     reading.parts[kept] = parts
-    own.not_drawn += len(shelf) - len(kept) - own.held_back
+    own.not_drawn += len(shelf) - len(kept) - own.held_back - int(alike.sum())
     own.used = reading.used
-    own.not_used = len(kept) - own.used
+    own.not_used = len(kept) - own.used + int(alike.sum())
     summary.heldout_not_used += int((chosen.heldout & (parts == Part.unused)).sum())
     if reading.is_tested and test_ratio and not reading.places(Part.test, Part.heldout):
         logger.warning(

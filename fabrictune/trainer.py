@@ -82,6 +82,7 @@ class RowTrainer(Trainer):
         self.sample, self.every, self.show = sample, every, show
         self.stopped = False
         self.evaluation_due = False  # one that was given up to stop, and is made up for after the resume
+        self.best_loss: float | None = None  # eval_loss of the best checkpoint
         # Of each step since the curve's last line: its loss, then what `_weighted_by_source` has, flat.
         self.pending: list[list[float]] = []
         self.tokens = self.unshared = 0  # computed since the last resume, and what they would be exchange by exchange
@@ -98,8 +99,9 @@ class RowTrainer(Trainer):
 
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
         found = super()._init_training_state(*args)
-        ours = self.state.stateful_callbacks.pop(_OURS, {"pending": [], "evaluation_due": False})
-        self.pending, self.evaluation_due = ours["pending"], ours["evaluation_due"]
+        kept = self.state.stateful_callbacks.pop(_OURS, {})
+        self.pending, self.evaluation_due = kept.get("pending", []), kept.get("evaluation_due", False)
+        self.best_loss = kept.get("best_loss")
         return found
 
     def training_step(self, model: torch.nn.Module, inputs: Share, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -188,6 +190,20 @@ class RowTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether the step is the best so far: of steps that are as good, the one with the lowest eval loss.
+
+        A measure of a few replies is often the same at several steps, and the first of them is the least trained.
+        """
+        known = self.best_loss
+        is_best = super()._determine_best_metric(metrics, trial)
+        if not is_best and known is not None and metrics["eval_loss"] < known:
+            is_best = metrics[self.args.metric_for_best_model] == self.state.best_metric
+        if is_best:
+            self.state.best_global_step = self.state.global_step
+            self.best_loss = metrics["eval_loss"]
+        return is_best
 
     def _end_if_asked(self) -> None:
         """Raises _EvaluationStopped on all ranks if one was asked to stop; they must call it equally often."""
@@ -278,7 +294,8 @@ class RowTrainer(Trainer):
 
     def _write_state(self, path: Path, best: Path) -> None:
         self.state.best_model_checkpoint = str(best) if self.state.best_global_step else None
-        self.state.stateful_callbacks[_OURS] = {"pending": self.pending, "evaluation_due": self.evaluation_due}
+        names = ("pending", "evaluation_due", "best_loss")
+        self.state.stateful_callbacks[_OURS] = {name: getattr(self, name) for name in names}
         self.state.save_to_json(str(path))
         self.state.stateful_callbacks.pop(_OURS)
 

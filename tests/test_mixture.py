@@ -114,39 +114,42 @@ def test_the_bound_on_held_out_rows_holds_for_all_sources_together() -> None:
     assert sorted(second) == [Part.heldout, Part.unused]
 
 
-def test_the_rows_held_back_are_the_last_ones_drawn_whatever_number_is_trained_on() -> None:
+def test_the_rows_held_back_are_the_last_ones_drawn_of_those_that_may_be() -> None:
     given = rows(singles(100))
-    held = [mixture.hold_back(given, wanted, 10, Sides()).tolist() for wanted in (0, 50, 90)]
-    assert held[0] == held[1] == held[2]
-    assert {row for row in range(100) if held[0][row]} == set(given.order[-10:].tolist())
+    late = np.isin(np.arange(100), given.order[-30:])
+    assert set(np.flatnonzero(mixture.hold_back(given, late, 10, Sides()))) == set(given.order[-10:].tolist())
+    late[given.order[-4:]] = False
+    assert set(np.flatnonzero(mixture.hold_back(given, late, 10, Sides()))) == set(given.order[-14:-4].tolist())
+    assert mixture.hold_back(given, late, 40, Sides()).sum() == 26
+    assert not mixture.hold_back(given, late, 0, Sides()).any()
 
 
-@pytest.mark.parametrize(("wanted", "held"), [(None, 5), (100, 5), (500, 5), (97, 5), (93, 7), (80, 10)])
-def test_without_rows_to_spare_one_in_twenty_is_held_back(wanted: int | None, held: int) -> None:
-    assert mixture.hold_back(rows(singles(100)), wanted, 10, Sides()).sum() == held
-
-
-def test_a_row_whose_like_is_trained_or_tested_on_is_not_held_back() -> None:
+def test_a_row_whose_like_an_earlier_source_tested_or_trained_on_is_not_held_back() -> None:
     given = rows(singles(40))
     last = given.order[-4:].tolist()
     sides = Sides(
         tested=np.array([last[0] + 1], np.uint64),  # a row's key is its number and 1
         trained=np.array([last[1] + 1], np.uint64),
     )
-    held = mixture.hold_back(given, 20, 4, sides)
+    held = mixture.hold_back(given, np.ones(40, bool), 4, sides)
     assert set(np.flatnonzero(held)) == set(last[2:])
     assert set(sides.tested.tolist()) == {last[0] + 1, last[2] + 1, last[3] + 1}
 
 
-def test_rows_that_hang_together_are_held_back_only_if_none_of_them_is_trained_on() -> None:
+def test_a_row_that_is_incomplete_or_of_a_held_out_family_is_not_held_back() -> None:
+    given = rows(singles(6), heldout={0, 1}, incomplete={1, 2})
+    assert set(np.flatnonzero(mixture.hold_back(given, np.ones(6, bool), 6, Sides()))) == {3, 4, 5}
+
+
+def test_of_a_key_that_repeats_some_rows_are_held_back_and_the_others_are_left_out_beside_them() -> None:
     for seed in range(10):
-        keys = [(number // 2,) for number in range(200)]
-        given = rows(keys, incomplete=set(range(0, 200, 7)), seed=seed)
-        held = mixture.hold_back(given, 100, 60, Sides())
-        trained = set(given.order[~held[given.order]][:100].tolist())
-        assert held.any()
-        assert not {keys[row] for row in np.flatnonzero(held)} & {keys[row] for row in trained}
-        assert not any(row % 7 == 0 for row in np.flatnonzero(held))
+        keys = [(number % 60,) for number in range(200)]
+        given, sides = rows(keys, seed=seed), Sides()
+        held = mixture.hold_back(given, np.ones(200, bool), 20, sides)
+        assert held.sum() == 20
+        trained = mixture.beside(given, sides) == Part.train
+        assert trained.any()
+        assert not {keys[row] for row in np.flatnonzero(held)} & {keys[row] for row in np.flatnonzero(trained)}
 
 
 def test_a_source_beside_the_tests_leaves_out_their_likes_and_is_known_to_later_ones() -> None:

@@ -1,0 +1,47 @@
+"""What a run of train.py takes: converted data of `main` serve a variant only if it would have converted them so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from fabrictune import conversion, planning
+from fabrictune.config import Config, typed
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def config(outputs: Path, *more: str) -> Config:
+    words = [f"outputs={outputs}", "data.mix.synthetic.count=20", "data.count_tokens=false", *more]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return typed(compose("config", words))
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs")
+    conversion.convert(config(folder))
+    return folder
+
+
+def test_a_variant_of_another_training_takes_what_was_converted_for_main(outputs: Path) -> None:
+    folder = planning.converted_folder(config(outputs, "variant=x", "lora.rank=2", "data.max_length=99"))
+    assert folder == outputs / "default" / "main" / "convert"
+
+
+@pytest.mark.parametrize(
+    ("word", "difference"),
+    [
+        ("data.general_test=0", "general_test: 200 -> 0"),
+        ("data.test_ratio=0.5", "test_ratio: 0.01 -> 0.5"),
+        ("data.heldout_max=3", "heldout_max: None -> 3"),
+        ("data.mix.synthetic.count=21", "mix.synthetic.count: 20 -> 21"),
+    ],
+)
+def test_a_variant_that_would_have_been_converted_otherwise_is_refused(
+    outputs: Path, word: str, difference: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"other settings \({difference}\); convert .* variant=x"):
+        planning.converted_folder(config(outputs, "variant=x", word))
