@@ -45,7 +45,7 @@ async def play_turn(
             return Played(tuple(replies), tuple(attempts), reply.text)
         name, arguments, output = found
         observation = run_tool(name, arguments)
-        attempts.append(Attempt(name, arguments, _object_or_none(arguments), observation))
+        attempts.append(Attempt(name, arguments, object_or_none(arguments), observation))
         messages[-1] = Message("user", messages[-1].content + protocol.trace(output, observation))
     return Played(tuple(replies), tuple(attempts), None)
 
@@ -83,7 +83,8 @@ def _loads(text: str) -> Json:
         raise ValueError("nested too deeply") from None
 
 
-def _object_or_none(text: str) -> dict[str, Json] | None:
+def object_or_none(text: str) -> dict[str, Json] | None:
+    """The arguments as the client reads them, None where they are no object."""
     try:
         value = parse_arguments(text)
     except ValueError:
@@ -101,7 +102,7 @@ def recorded_tools(tools: Sequence[Tool], turn: Turn) -> RunTool:
     waiting = list(turn.steps)
 
     def run(name: str, text: str) -> str:
-        attempt = Attempt(name, text, _object_or_none(text), "")
+        attempt = Attempt(name, text, object_or_none(text), "")
         step = next((step for step in [*waiting, *reversed(turn.steps)] if attempt.makes(step.call)), None)
         if step is None:
             return _unrecorded(required, name, text)

@@ -32,8 +32,7 @@ def compare(config: Config) -> None:
     first, second = (_side(config, name, suite) for name in config.compare)
     if first.name == second.name:
         raise ValueError(f"compare holds {first.name} twice; name two runs, or two models as RUN:base and RUN:tuned")
-    asked = [{key: value for key, value in side.settings.items() if key != "models"} for side in (first, second)]
-    if changed := sorted(record.differences(*asked)):
+    if changed := sorted(record.differences(_asked(first.settings), _asked(second.settings))):
         raise ValueError(
             f"{first.name} and {second.name} were not asked the same ({'; '.join(changed[:4])}); "
             "evaluate one of them again with the settings of the other"
@@ -51,15 +50,21 @@ def collect(config: Config, pattern: str) -> None:
     Raises FileNotFoundError if there are none.
     """
     suite, home = config.eval.suite.value, Path(config.outputs) / config.name
-    points = {}
-    for folder in sorted(home.glob(pattern)):
+    points, asked = {}, {}
+    for folder in sorted(home.glob(pattern), key=lambda folder: scores.natural(folder.name)):
         evaluated = folder / "evaluate" / suite
         if record.is_finished(evaluated):
             points[folder.name] = json.loads((evaluated / "scores.json").read_text(encoding="utf-8"))
+            asked[folder.name] = _asked(record.settings_of(evaluated))
     if not points:
         raise FileNotFoundError(
-            f"no evaluated variant matches {home / pattern}; evaluate some with: python evaluate.py -m"
+            f"no variant that matches {home / pattern} is evaluated by the suite {suite}; evaluate a sweep with: "
+            f"python evaluate.py name={config.name} eval={suite} +sweep=..."
         )
+    first, *others = asked
+    for name in others:
+        if changed := sorted(record.differences(asked[first], asked[name])):
+            logger.warning("%s was not asked the same as %s: %s", name, first, "; ".join(changed[:4]))
     lines = scores.collect(points)
     path = home / f"evaluate-{suite}.csv"
     with record.replacing(path) as file:
@@ -86,6 +91,11 @@ def _side(config: Config, name: str, suite: str) -> _Side:
         raise ValueError(f"compare names '{name}', whose models are {', '.join(models)}; write {run}:MODEL")
     settings = record.settings_of(folder)
     return _Side(f"{run}:{chosen}", settings, [row for row in rows if row["model"] == chosen])
+
+
+def _asked(settings: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation asked, whichever models it asked."""
+    return {key: value for key, value in settings.items() if key != "models"}
 
 
 def _file_name(side: str) -> str:

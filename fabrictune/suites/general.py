@@ -18,7 +18,7 @@ from fabrictune.dialogue import Exchange, Json, Message, Turn
 from fabrictune.formats import agentfabric, messages
 from fabrictune.log import logger
 from fabrictune.measures import KINDS, offered_label
-from fabrictune.tasks import Asked, Task
+from fabrictune.tasks import Asked, Task, ask_once, played_row
 from fabrictune.testset import TestDialogue, spaced
 
 CHAT = "chat"  # categories: an answer of held-out chat
@@ -174,14 +174,11 @@ class _Query:
         self.prompt, self.turn, self.answer, self.offered, self.dialect = prompt, turn, answer, offered, dialect
 
     async def __call__(self, asked: Asked) -> dict[str, Json]:
-        reply = await asked.ask(protocol.request(asked.model, self.prompt))
-        verdict = scoring.judge_reply(self.answer, reply, self.dialect, self.offered)
-        call = self.dialect.find_call(reply.text)
-        kinds = {*verdict.kinds, *(["needless_call"] if call else [])}
+        played = await ask_once(asked, self.prompt, self.dialect)
+        verdict = scoring.judge_reply(self.answer, played.replies[0], self.dialect, self.offered)
+        kinds = {*verdict.kinds, *(["needless_call"] if played.attempts else [])}
         return _row(self.prompt, self.turn, self.answer) | {
-            "replies": [asdict(reply)],
-            "calls": [{"name": call[0], "arguments": call[1], "observation": ""}] if call else [],
-            "answer": None if call else reply.text,
+            **played_row([played]),
             "measures": {
                 "needless_call": [float("needless_call" in kinds), 1],
                 "malformed": [float(bool(verdict.malformed)), 1],

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from fabrictune import protocol, scoring
-from fabrictune.dialogue import Exchange, Json, Reply
+from fabrictune.dialogue import Exchange, Json
 from fabrictune.formats import agentfabric
 from fabrictune.measures import offered_label
 from fabrictune.scoring import ReplyVerdict
-from fabrictune.tasks import Asked, Task
+from fabrictune.tasks import Asked, Task, ask_once, played_row
 from fabrictune.testset import TestDialogue
 
 
@@ -44,27 +44,21 @@ class _Request:
         self.dialogue, self.exchange, self.dialect = test.dialogue, exchange, dialect
 
     async def __call__(self, asked: Asked) -> dict[str, Json]:
-        reply = await asked.ask(protocol.request(asked.model, self.exchange.messages))
+        played = await ask_once(asked, self.exchange.messages, self.dialect)
         turn = self.dialogue.turns[self.exchange.turn]
         due = [asdict(step.call) for step in turn.steps[self.exchange.step : self.exchange.step + 1]]
         offered = [tool.name for tool in self.dialogue.tools]
-        verdict = scoring.judge_reply(self.exchange.reply_text, reply, self.dialect, offered)
+        verdict = scoring.judge_reply(self.exchange.reply_text, played.replies[0], self.dialect, offered)
         return {
             "prompt": [asdict(message) for message in self.exchange.messages],
             "query": turn.query,
             "expected": {"calls": due, "answer": "" if due else turn.answer},
-            **_row(reply, self.dialect),
+            **played_row([played]),
             "measures": _measures(verdict, offered),
             "steps": [verdict.step.row()] if verdict.step else [],
             "kinds": list(verdict.kinds),
             "malformed": list(verdict.malformed),
         }
-
-
-def _row(reply: Reply, dialect: protocol.Dialect) -> dict[str, Json]:
-    found = dialect.find_call(reply.text)
-    calls = [{"name": found[0], "arguments": found[1], "observation": ""}] if found else []
-    return {"replies": [asdict(reply)], "calls": calls, "answer": None if found else reply.text}
 
 
 def _measures(verdict: ReplyVerdict, offered: Sequence[str]) -> dict[str, list[float]]:
