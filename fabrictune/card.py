@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,16 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jinja2
-import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fabrictune import protocol
+from fabrictune import charts, protocol
 from fabrictune.dialogue import PARTS, Dialogue, Exchange, Json, Message, Part
 from fabrictune.histogram import REACH, Histogram
 
@@ -99,27 +97,8 @@ def render(card: Card) -> str:
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# Colours of middle brightness, readable on white and on black; text is left black, which the page's CSS overrules.
-_BAR, _OVER, _AXIS = "#4f86d9", "#e0763a", "#8b909a"
-_STYLE: dict[Any, Any] = {  # matplotlib's stubs know its 300 keys only as literals
-    "svg.fonttype": "none",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8,
-    "axes.edgecolor": _AXIS,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": _AXIS,
-    "grid.alpha": 0.25,
-    "xtick.color": _AXIS,
-    "ytick.color": _AXIS,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
-    "ytick.major.size": 0,
-}
+_BAR, _OVER = charts.COLOURS[1], "#e0763a"
+_STYLE = charts.STYLE | {"font.size": 8, "axes.spines.left": False, "axes.grid.axis": "y"}
 
 
 def _short(number: float) -> str:
@@ -131,24 +110,8 @@ def _short(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def _svg(figure: Figure, name: str) -> Markup:
-    """The figure as an SVG element; of its ids only those stay that something in it refers to, salted with `name`."""
-    written = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure.savefig(
-            written,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
-    text = written.getvalue()
-    return Markup(re.sub(r' id="[a-z0-9.]+_\d+"', "", text[text.index("<svg") :]))
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots()
+def _axes() -> tuple[Figure, Axes]:
+    figure, axes = charts.axes(charts.WIDTH, 1.9, _STYLE)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     return figure, axes
@@ -159,14 +122,14 @@ def _length_chart(source: SourceCard, max_length: int) -> Markup | None:
     lengths = source.lengths
     if not lengths.counts:
         return None
-    figure, axes = _axes(4.4, 1.9)
+    figure, axes = _axes()
     limit = max_length if lengths.unit == "tokens" else None
     width = lengths.edges[1] - lengths.edges[0]
     lefts, right = list(lengths.edges[:-1]), lengths.edges[-1]
     colours = [_OVER if limit is not None and edge >= limit else _BAR for edge in lefts]
     if lengths.apart:
         if limit is not None and lefts[-1] < limit < right:
-            colours[-1] = _AXIS  # it holds lengths on both sides of the limit
+            colours[-1] = charts.AXIS  # it holds lengths on both sides of the limit
         lefts[-1] += width
         right = lefts[-1] + width
     axes.bar(lefts, lengths.counts, width=0.9 * width, align="edge", color=colours, clip_on=False)
@@ -176,7 +139,7 @@ def _length_chart(source: SourceCard, max_length: int) -> Markup | None:
     axes.margins(y=0.2)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    return _svg(figure, f"lengths {source.name}")
+    return charts.svg(figure, f"lengths {source.name}", style=_STYLE)
 
 
 def _mark_limit(axes: Axes, limit: int, right: int) -> int:
@@ -199,7 +162,7 @@ def _bar_chart(name: str, counts: Mapping[int, int]) -> Markup | None:
     last = min(max(counts), 25)
     heights = [counts.get(number, 0) for number in range(last)]
     heights.append(sum(count for number, count in counts.items() if number >= last))
-    figure, axes = _axes(4.4, 1.9)
+    figure, axes = _axes()
     bars = axes.bar(range(last + 1), heights, width=0.8, color=_BAR)
     if last <= 9:
         axes.bar_label(bars, [_short(height) if height else "" for height in heights], padding=1)
@@ -209,7 +172,7 @@ def _bar_chart(name: str, counts: Mapping[int, int]) -> Markup | None:
     over = "+" if max(counts) > last else ""
     axes.set_xticks(ticks, [f"{number}{over if number == last else ''}" for number in ticks])
     axes.tick_params(axis="x", length=0)
-    return _svg(figure, name)
+    return charts.svg(figure, name, style=_STYLE)
 
 
 # The bytes that parts of a sample may take, so that a page of ten large ones stays below 1.5 MB. The rest is counted

@@ -54,7 +54,8 @@ def evaluate(config: Config) -> None:
     if not stage.finished:
         rows = _play_models(config, stage.folder, models, tasks)
         record.write_json(stage.folder / "scores.json", scores.aggregate(suite, rows, config.seed))
-        _write_report(stage.folder, rows, run, {f"model {label}": model.title for label, model in models.items()})
+        titles = {f"model {label}": model.title for label, model in models.items()}
+        _write_report(stage.folder, rows, run, titles, config.seed)
         stage.finish(rows=len(rows), predictions=record.file_hash(stage.folder / "predictions.jsonl"))
     scoreboard.show(json.loads((stage.folder / "scores.json").read_text(encoding="utf-8")))
     logger.info(
@@ -195,7 +196,7 @@ async def _ask_all(
         )
 
 
-def _write_report(folder: Path, rows: Sequence[dict[str, Any]], run: Path, titles: dict[str, str]) -> None:
+def _write_report(folder: Path, rows: Sequence[dict[str, Any]], run: Path, titles: dict[str, str], seed: int) -> None:
     """report.html, from what stands in the folder and the curves of the run's training."""
     made = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     about = {
@@ -206,6 +207,6 @@ def _write_report(folder: Path, rows: Sequence[dict[str, Any]], run: Path, title
         **titles,
     }
     scored = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    page = report.page(scored, rows, curves.read(run / "train" / "metrics.jsonl"), about)
+    page = report.page(scored, rows, curves.read(run / "train" / "metrics.jsonl"), about, seed)
     with record.replacing(folder / "report.html") as file:
         file.write(page)

@@ -1,19 +1,12 @@
-"""report.html: what an evaluation found, as one self-contained page with charts and a browser of its dialogues.
-
-Charts are matplotlib's SVG, not plotly: ten kilobytes each where plotly.js is 4.6 MB, no new dependency, they take the
-page's colours by CSS and are there without script; a bar says its numbers when pointed at, by an SVG <title>.
-"""
+"""report.html: what an evaluation found, as one self-contained page with charts and a browser of its dialogues."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import math
 import re
-import textwrap
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,49 +15,25 @@ from typing import Any
 from urllib.parse import urlencode
 
 import jinja2
-import matplotlib
-from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from markupsafe import Markup
 
 from fabrictune import curves as training_curves
+from fabrictune.charts import COLOURS, Score, Series, bars, curve, plain
 from fabrictune.measures import HEADLINES, KINDS, LABELS, MALFORMED, MEASURES, TUTORIAL_KINDS, Measure
+from fabrictune.scores import OUTCOMES, SPLIT, compare
 
-# Of middle brightness, readable on white and on black. A model has one by its place in the scores.
-COLOURS = ("#dd7a3c", "#4f86d9", "#3c9f78", "#a277d6", "#b8962e", "#d0628f")
-_WHOLE = COLOURS[1]  # of a curve of all sources
-_AXIS = "#8b909a"
-_INTERVAL = "#010203"  # the page's CSS gives what has this colour that of its text
 _UNSEEN = 0.5  # the opacity of a bar of unseen tools
-_WIDTH = 4.4  # inches: 317 points, which is a phone's width
-_STYLE: dict[Any, Any] = {  # matplotlib's stubs know its 300 keys only as literals
-    "svg.fonttype": "none",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.edgecolor": _AXIS,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": _AXIS,
-    "grid.alpha": 0.25,
-    "xtick.color": _AXIS,
-    "ytick.color": _AXIS,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
-    "ytick.major.size": 0,
-}
 # What a page shows of the long: more stand in scores.json and predictions.jsonl, and the page says how many.
 _VALUES, _TOOLS = 24, 30
 _MESSAGE, _REPLY = 24_000, 8_000  # characters
 # Curves of the training in this order, then any other of the evaluation; all, speeds too, are in the run's images/.
 _CURVES = ("call_exact", "no_call", "wrong_args", "not_stopped", "token_acc", "sentence_acc", "loss")
-_SPEEDS = ("runtime", "samples_per_second", "steps_per_second")
-_DOTS = 60  # a curve of more points is drawn without them
-_FIRST = ("success", "correct", "plan_em", "act_em")  # measures that say whether a row is right
+_SPEEDS = ("seconds", "runtime", "samples_per_second", "steps_per_second")
 
-NO_CALL = "no call"
+# Five dialogues that all go one way do so by chance 6 times in 100 (2 / 2**5), and their interval leaves out 0.
+_ENOUGH = 6
+
+NO_CALL, NONE_DUE = "no call", "no call due"
 
 
 def page(
@@ -72,22 +41,27 @@ def page(
     rows: Sequence[dict[str, Any]],
     curves: Sequence[dict[str, Any]],
     about: Mapping[str, str],
+    seed: int = 0,
 ) -> str:
     """The page. The same arguments give the same page; all text in it is escaped.
 
     `scores` is `scores.aggregate`'s, `rows` are the lines of predictions.jsonl, `curves` those of metrics.jsonl (none:
-    no section of curves), `about` is shown above all, its "run" as the title. What has no UTF-8 form is shown by its
+    no section of curves), `about` is shown above all, its "run" as the title. Of several models each is compared with
+    the first on the rows that both have, by `scores.compare` with the seed. What has no UTF-8 form is shown by its
     number.
     """
     models = list(scores["models"])
     colours = {model: COLOURS[place % len(COLOURS)] for place, model in enumerate(models)}
+    differences = _differences(rows, models, seed)
     text = _template().render(
         suite=scores["suite"],
         about=about,
         models=models,
         colours=colours,
-        headline=_table(scores, HEADLINES.get(scores["suite"], ())),
-        others=_table(scores, [name for name in MEASURES if name not in HEADLINES.get(scores["suite"], ())]),
+        headline=_table(scores, HEADLINES.get(scores["suite"], ()), differences),
+        others=_table(
+            scores, [name for name in MEASURES if name not in HEADLINES.get(scores["suite"], ())], differences
+        ),
         has_unseen=any("tools" in model["by"] for model in scores["models"].values()),
         unusable=[
             (model, MEASURES[name].title, count)
@@ -97,30 +71,10 @@ def page(
         failures=[figure for figure in _failures(scores, colours) if figure.chart or figure.never],
         breakdowns=list(_breakdowns(scores, colours)),
         curves=list(_curves(curves)),
-        confusions={model: found for model in models if (found := confusion(rows, model)).tools},
+        confusions={model: found for model in models if (found := confusion(rows, model)).due},
         data=Markup(_embedded(_browser(rows, models))),
     )
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A value with its interval (None: fewer than two dialogues) and the number of cases it is of."""
-
-    value: float
-    low: float | None
-    high: float | None
-    count: int
-
-    def said(self, measure: Measure) -> str:
-        sign = " %" if measure.unit == "percent" else ""
-        return f"{measure.value(self.value)}{sign}{self.between(measure, ' (', ')')}, n = {self.count:,}"
-
-    def between(self, measure: Measure, before: str = "", after: str = "") -> str:
-        """The interval as people read it; "" if there is none."""
-        if self.low is None or self.high is None:
-            return ""
-        return f"{before}{measure.value(self.low)} to {measure.value(self.high)}{after}"
 
 
 def _score(cell: Mapping[str, Any] | None, name: str) -> Score | None:
@@ -131,10 +85,60 @@ def _score(cell: Mapping[str, Any] | None, name: str) -> Score | None:
 
 
 def _share(cell: Mapping[str, Any], kind: str) -> Score | None:
-    """A failure's measure, else the share of rows that it was counted in."""
-    counted = cell["kinds"].get(kind, cell["malformed"].get(kind))
-    rows = cell["rows"]
-    return _score(cell, kind) or (None if counted is None or not rows else Score(counted / rows, None, None, rows))
+    """A failure's measure; of a way to be malformed, its share of the rows in which a call could be."""
+    if kind not in MALFORMED:
+        return _score(cell, kind)
+    judged = _score(cell, "malformed")
+    return judged and Score(cell["malformed"].get(kind, 0) / judged.count, None, None, judged.count)
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """How much higher a score is than the first model's, in the rows that both have."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+    dialogues: int
+
+    def titled(self, measure: Measure, first: str) -> str:
+        return f"{self.said(measure)} beside {first}, n = {self.count:,}"
+
+    def said(self, measure: Measure) -> str:
+        """As "+44.9 [36.1, 53.5]", in points of percent."""
+        value, *bounds = (_signed(measure, one) for one in (self.value, self.low, self.high) if one is not None)
+        return f"{value} [{', '.join(bound.removeprefix('+') for bound in bounds)}]" if bounds else value
+
+    def verdict(self, measure: Measure) -> str:
+        """better or worse where the interval leaves out 0 and is of enough dialogues, else ""."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high or self.dialogues < _ENOUGH:
+            return ""
+        return "better" if (self.low > 0) == (measure.better == "higher") else "worse"
+
+
+def _signed(measure: Measure, value: float) -> str:
+    return ("+" if value >= 0 else "\N{MINUS SIGN}") + measure.value(abs(value))
+
+
+def _differences(
+    rows: Sequence[Mapping[str, Any]], models: Sequence[str], seed: int
+) -> dict[tuple[str, str, str], _Difference]:
+    """(group, model, measure) -> the difference to the first model; no model that shares no row with it."""
+    rows_of = {model: [row for row in rows if row["model"] == model] for model in models}
+    found = {}
+    for model in models[1:]:
+        first, other = rows_of[models[0]], rows_of[model]
+        if not {row["key"] for row in first} & {row["key"] for row in other}:
+            continue
+        compared = compare(first, other, seed)
+        for group, cell in {"all": compared, **compared["by"].get(SPLIT, {})}.items():
+            for name, one in cell["measures"].items():
+                if one["difference"] is not None:
+                    found[group, model, name] = _Difference(
+                        one["difference"], one["low"], one["high"], one["count"], min(cell["dialogues"], one["count"])
+                    )
+    return found
 
 
 @dataclass(frozen=True)
@@ -157,99 +161,88 @@ def _columns(scores: Mapping[str, Any]) -> list[_Column]:
 
 @dataclass(frozen=True)
 class _Table:
-    """`lines` are a measure's name and its score in each column; `best` are the places of the best of a group."""
+    """`lines` are a measure's name and its score in each column."""
 
     columns: list[_Column]
     lines: list[tuple[str, list[Score | None]]]
+    differences: Mapping[tuple[str, str, str], _Difference]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
         return list(Counter(column.group for column in self.columns).items())
 
-    def is_best(self, name: str, place: int) -> bool:
-        """Whether no other model is better in the same group, and some model is worse."""
-        found = dict(self.lines)[name]
-        group = self.columns[place].group
-        rivals = [
-            score.value
-            for column, score in zip(self.columns, found, strict=True)
-            if column.group == group and score is not None
-        ]
-        mine = found[place]
-        pick = max if MEASURES[name].better == "higher" else min
-        return mine is not None and len(set(rivals)) > 1 and mine.value == pick(rivals)
+    def difference(self, name: str, place: int) -> _Difference | None:
+        return self.differences.get((self.columns[place].group, self.columns[place].model, name))
 
 
-def _table(scores: Mapping[str, Any], names: Sequence[str]) -> _Table:
+def _table(
+    scores: Mapping[str, Any], names: Sequence[str], differences: Mapping[tuple[str, str, str], _Difference]
+) -> _Table:
     columns = _columns(scores)
     lines = [(name, [_score(column.cell, name) for column in columns]) for name in names]
-    return _Table(columns, [(name, found) for name, found in lines if any(found)])
+    return _Table(columns, [(name, found) for name, found in lines if any(found)], differences)
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Tools due (the most confused first) and made, with their counts; `left_out` are tools due that have no line."""
+    """Tools due (the most confused first) and made, with their counts; `left_out` are tools due that have no line.
 
-    tools: list[str]
+    The tool due None stands for calls beyond those that were due, the tool made None for no call.
+    """
+
+    due: list[str | None]
     made: list[str | None]
-    counts: Counter[tuple[str, str | None]]
+    counts: Counter[tuple[str | None, str | None]]
     left_out: int
 
-    def row(self, due: str) -> list[tuple[str | None, int, float]]:
-        """(tool made, times, share of the calls due)."""
+    def row(self, due: str | None) -> list[tuple[str | None, int, float]]:
+        """(tool made, times, share of the line)."""
         total = self.total(due)
         return [(made, self.counts[due, made], self.counts[due, made] / total) for made in self.made]
 
-    def total(self, due: str) -> int:
+    def total(self, due: str | None) -> int:
         return sum(count for (tool, _), count in self.counts.items() if tool == due)
 
     @property
     def has_other(self) -> bool:
-        return any(due in self.tools and made not in self.made for due, made in self.counts)
+        return any(due in self.due and made not in self.made for due, made in self.counts)
 
-    def other(self, due: str) -> int:
+    def other(self, due: str | None) -> int:
         """Calls to tools that have no column."""
         return self.total(due) - sum(count for _, count, _ in self.row(due))
 
 
 def confusion(rows: Sequence[dict[str, Any]], model: str) -> Confusion:
-    """Which tool a model called where another was due; empty where its rows have no steps."""
+    """Which tool a model called where another was due, or none; empty where its rows have no steps."""
     steps = [step for row in rows if row["model"] == model for step in _steps(row)]
     counts = Counter(steps)
     wrong = Counter(due for due, made in steps if made != due)
-    times = Counter(due for due, _ in steps)
+    times = Counter(due for due, _ in steps if due is not None)
+    if not times:
+        return Confusion([], [], Counter(), 0)
     due = sorted(times, key=lambda tool: (-wrong[tool], -times[tool], tool))
     shown = due[:_TOOLS]
     strangers = Counter(made for _, made in steps if made is not None and made not in shown)
     extra = sorted(strangers, key=lambda tool: (-strangers[tool], tool))[: max(0, _TOOLS - len(shown)) + 4]
-    none: list[str | None] = [None] if any(made is None for _, made in steps) else []
-    return Confusion(shown, [*none, *shown, *extra], counts, len(due) - len(shown))
+    no_call: list[str | None] = [None] if any(made is None for _, made in steps) else []
+    none_due: list[str | None] = [None] if wrong[None] else []
+    return Confusion([*shown, *none_due], [*no_call, *shown, *extra], counts, len(due) - len(shown))
 
 
-def _steps(row: Mapping[str, Any]) -> list[tuple[str, str | None]]:
-    return [
-        (_plain(step["due"]), None if step["made"] is None else _plain(step["made"])) for step in row.get("steps") or ()
-    ]
+def _steps(row: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:
+    """(tool due, tool made) of each call that was due, then (None, tool made) of the calls beyond them."""
+    judged = [(_plain(step["due"]), None if step["made"] is None else _plain(step["made"])) for step in row["steps"]]
+    # A row of BFCL says which calls were due, not which of those made are beyond them.
+    beyond = row["calls"][len(judged) :] if judged or not row["expected"]["calls"] else ()
+    return [*judged, *((None, _plain(call["name"])) for call in beyond)]
 
 
-def _plain(text: Any) -> str:
-    """The text with a backslash escape for half a surrogate pair, which neither UTF-8 nor a URL can hold."""
-    return _text(text).encode("utf-8", "backslashreplace").decode("utf-8")
+def _plain(value: Any) -> str:
+    return plain(_text(value))
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class _Series:
-    """The bars of one colour, a score or none for each place of the chart."""
-
-    model: str
-    label: str
-    colour: str
-    opacity: float
-    scores: list[Score | None]
 
 
 @dataclass(frozen=True)
@@ -258,7 +251,7 @@ class _Figure:
 
     title: str
     chart: Markup | None
-    series: list[_Series]
+    series: list[Series]
     never: list[str]
 
 
@@ -275,11 +268,9 @@ def _failures(scores: Mapping[str, Any], colours: Mapping[str, str]) -> Iterator
     ):
         found = {name: [_share(column.cell, name) for column in columns] for name in names}
         shown = [name for name in names if any(score and score.value for score in found[name])]
-        # The counts of a suite that judges no failures are all 0, which says nothing.
-        judged = shown or any(_score(column.cell, name) for column in columns for name in names)
-        never = [names[name] for name in names if judged and name not in shown and any(found[name])]
+        never = [names[name] for name in names if any(found[name]) and name not in shown]
         series = [
-            _Series(
+            Series(
                 column.model,
                 column.model + ("" if column.group == "all" else f", {column.group} tools"),
                 colours[column.model],
@@ -288,9 +279,8 @@ def _failures(scores: Mapping[str, Any], colours: Mapping[str, str]) -> Iterator
             )
             for place, column in enumerate(columns)
         ]
-        yield _Figure(
-            title, _bars(title, [names[name] for name in shown], series, MEASURES["malformed"]), series, never
-        )
+        chart = bars(title, [names[name] for name in shown], series, MEASURES["malformed"])
+        yield _Figure(title, chart, series, never if shown or names is not MALFORMED else [])
 
 
 @dataclass(frozen=True)
@@ -316,11 +306,11 @@ def _breakdowns(scores: Mapping[str, Any], colours: Mapping[str, str]) -> Iterat
         charts = {}
         for name in (*(by_step if label == "step" else ()), *HEADLINES.get(scores["suite"], ())):
             series = [
-                _Series(model, model, colours[model], 1, [_score(by.get(value), name) for value in values[:_VALUES]])
+                Series(model, model, colours[model], 1, [_score(by.get(value), name) for value in values[:_VALUES]])
                 for model, by in cells.items()
             ]
             names = [_counted(value, series, place) for place, value in enumerate(values[:_VALUES])]
-            if (chart := _bars(f"{label} {name}", names, series, MEASURES[name])) is not None:
+            if (chart := bars(f"{label} {name}", names, series, MEASURES[name])) is not None:
                 charts[name] = chart
         if charts:
             yield _Breakdown(label, title, charts, len(values[_VALUES:]))
@@ -333,74 +323,9 @@ def _in_order(rows: Mapping[str, int]) -> list[str]:
     return sorted(rows, key=lambda value: (-rows[value], value))
 
 
-def _counted(value: str, series: Sequence[_Series], place: int) -> str:
+def _counted(value: str, series: Sequence[Series], place: int) -> str:
     counts = {score.count for one in series if (score := one.scores[place]) is not None}
     return f"{value} ({counts.pop():,})" if len(counts) == 1 else value
-
-
-def _bars(name: str, places: Sequence[str], series: Sequence[_Series], measure: Measure) -> Markup | None:
-    """Lying bars with their intervals, a group for each place; None where there is no score at all."""
-    found = [score for one in series for score in one.scores if score is not None]
-    if not found:
-        return None
-    height = 0.35 + len(places) * (0.16 * len(series) + 0.12)
-    figure, axes = _axes(height)
-    scale = 100 if measure.unit == "percent" else 1
-    thick = 0.84 / len(series)
-    titles: list[str] = []
-    right = scale * max(score.value if score.high is None else max(score.high, score.value) for score in found) or 1
-    for number, one in enumerate(series):
-        for place, score in enumerate(one.scores):
-            if score is None:
-                continue
-            middle = place + (number - (len(series) - 1) / 2) * thick
-            bar = axes.barh(middle, scale * score.value, 0.9 * thick, color=one.colour, alpha=one.opacity)[0]
-            bar.set_gid(f"tip{len(titles)}")
-            titles.append(f"{places[place]}, {one.label}: {score.said(measure)}")
-            end = scale * score.value
-            if score.low is not None and score.high is not None:
-                axes.plot(
-                    [scale * score.low, scale * score.high], [middle, middle], color=_INTERVAL, linewidth=1, alpha=0.75
-                )
-                end = max(end, scale * score.high)
-            axes.text(end + 0.015 * right, middle, measure.value(score.value), va="center", fontsize=8)
-    axes.set_yticks(range(len(places)), [_short(place) for place in places], parse_math=False)
-    axes.set_ylim(len(places) - 0.5, -0.5)
-    axes.set_xlim(0, 1.12 * right)
-    axes.grid(False, axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    return _svg(figure, name, titles)
-
-
-def _short(text: str) -> str:
-    text = " ".join(_plain(text).split())
-    text = text if len(text) <= 40 else f"{text[:39]}…"
-    return "\n".join(textwrap.wrap(text, 20)) or text
-
-
-def _axes(height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        return figure, figure.subplots()
-
-
-def _svg(figure: Figure, name: str, titles: Sequence[str]) -> Markup:
-    """The figure as an SVG element. What has the id `tipN` gets the N-th title; ids that nothing refers to go."""
-    written = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser has glyphs that matplotlib's font lacks, such as Chinese.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(
-            written,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
-    text = written.getvalue()
-    text = re.sub(r' id="[a-z0-9.]+_\d+"', "", text[text.index("<svg") :])
-    return Markup(
-        re.sub(r'<g id="tip(\d+)">', lambda tip: f"<g><title>{escape(_plain(titles[int(tip[1])]))}</title>", text)
-    )
 
 
 def _curves(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Markup]]:
@@ -410,32 +335,9 @@ def _curves(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Markup]]:
     names = dict.fromkeys([*_CURVES, *sorted(set(evaluated) - set(_SPEEDS))])
     for metric in (*(f"eval/{name}" for name in names), "train/loss"):
         if metric in found:
-            yield metric, _curve(metric, found[metric])
-
-
-def _curve(metric: str, by_source: Mapping[str, training_curves.Curve]) -> Markup:
-    figure, axes = _axes(2.0)
-    titles: list[str] = []
-    others = [colour for colour in COLOURS if colour != _WHOLE]
-    for place, source in enumerate(sorted(by_source)):
-        colour = _WHOLE if source == "" else others[place % len(others)]
-        steps, values = by_source[source]
-        raw = metric == "train/loss" and source == ""
-        axes.plot(steps, values, color=colour, linewidth=0.8 if raw or source else 1.8, alpha=0.5 if raw else 1)
-        if raw:
-            axes.plot(steps, training_curves.smoothed(values), color=colour, linewidth=1.8)
-        for step, value in zip(steps, values, strict=True) if len(steps) <= _DOTS else ():
-            if math.isfinite(value):
-                (dot,) = axes.plot([step], [value], "o", color=colour, markersize=3, alpha=0.5 if raw else 1)
-                dot.set_gid(f"tip{len(titles)}")
-                titles.append(f"{source or 'all'}, step {step:,}: {value:.4g}")
-        if len(by_source) > 1:
-            axes.plot([], [], color=colour, label=_short(source or "all"))
-    if len(by_source) > 1:
-        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_xlabel("training step")
-    return _svg(figure, metric, titles)
+            raw = found[metric].get("") if metric == "train/loss" else None
+            smoothed = training_curves.smoothed(raw[1]) if raw else None
+            yield metric, curve(metric, found[metric], smoothed)
 
 
 def _browser(rows: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[str, Any]:
@@ -494,19 +396,20 @@ def _played(row: Mapping[str, Any]) -> dict[str, Any]:
         "scores": [
             f"{MEASURES[name].title} {_row_score(name, *found)}"
             for name, found in row["measures"].items()
-            if name in MEASURES and not MEASURES[name].by_step and name not in (*KINDS, *_FIRST) and found[1]
+            if name in MEASURES and not MEASURES[name].by_step and name not in (*KINDS, *OUTCOMES) and found[1]
         ],
     }
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
-    """right, wrong, or "not judged" where a row has no measure that could say so."""
-    judged = [found[0] == found[1] for name in _FIRST if (found := row["measures"].get(name)) and found[1]]
-    if judged:
-        return "right" if all(judged) else "wrong"
-    if row["kinds"] or row["malformed"]:
+    """right, wrong, or "not judged" where a row has no measure that could say so; right is as in `scores.compare`."""
+    measures = row["measures"]
+    for name in OUTCOMES:
+        if name in measures and measures[name][1]:
+            return "right" if measures[name][0] == measures[name][1] else "wrong"
+    if row["kinds"]:
         return "wrong"
-    return "right" if any(name in row["measures"] for name in KINDS) else "not judged"
+    return "right" if any(name in measures for name in KINDS) else "not judged"
 
 
 def _row_score(name: str, total: float, count: float) -> str:
@@ -535,9 +438,10 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _link(model: str, due: str, made: str | None) -> str:
+def _link(model: str, due: str | None, made: str | None) -> str:
     """The URL's hash that filters the dialogues by one cell of a confusion table; a "=" comes before a tool's name."""
-    return urlencode({"model": model, "due": f"={due}", "made": "none" if made is None else f"={made}"})
+    filters = {name: "none" if tool is None else f"={tool}" for name, tool in (("due", due), ("made", made))}
+    return urlencode({"model": model, **filters})
 
 
 def _template() -> jinja2.Template:
@@ -548,6 +452,12 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"digest": _digest, "plain": _plain}
-    environment.globals |= {"MEASURES": MEASURES, "link": _link, "NO_CALL": NO_CALL}
+    environment.filters["digest"] = _digest
+    environment.globals |= {
+        "MEASURES": MEASURES,
+        "link": _link,
+        "NO_CALL": NO_CALL,
+        "NONE_DUE": NONE_DUE,
+        "ENOUGH": _ENOUGH,
+    }
     return environment.get_template("report.html.jinja")

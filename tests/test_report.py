@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fabrictune import report, scores
-from fabrictune.measures import KINDS
+from fabrictune.measures import KINDS, MEASURES
 
 SCRIPT = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 TOOLS = {
@@ -75,6 +75,9 @@ def a_row(model: str, number: int, kind: str | None, generator: random.Random) -
         replies.insert(1, {"text": call_text("say_aloud", spoken), "stopped": True})
     query = QUERIES[family][chinese]
     exact = made == name and kind != "wrong_arguments"
+    if kind == "needless_call":
+        calls.append({"name": "say_aloud", "arguments": "{}", "observation": "spoken"})
+        replies.insert(-1, {"text": call_text("say_aloud", "{}"), "stopped": True})
     flag = lambda value: [int(value), 1]  # noqa: E731
     for place, step in enumerate(steps):
         right = step["made"] == step["due"]
@@ -117,7 +120,7 @@ def a_row(model: str, number: int, kind: str | None, generator: random.Random) -
 
 def made_rows(count: int = 60) -> list[dict[str, Any]]:
     generator = random.Random("report")
-    kinds = [*KINDS[:4], "wrong_tool", "unknown_tool", "malformed"]
+    kinds = [*KINDS[:4], "wrong_tool", "unknown_tool", "malformed", "needless_call"]
     rows = []
     for model, skill in SKILL.items():
         for number in range(count):
@@ -141,6 +144,7 @@ def made_curves() -> list[dict[str, Any]]:
                     "step": step,
                     "eval_loss": 2.1 * 0.99**step + 0.45,
                     "eval_loss/synthetic": 2.0 * 0.99**step + 0.40,
+                    "eval_seconds": 8.1,
                     "eval_token_acc": 0.5 + 0.45 * share,
                     "eval_call_exact": 0.7 * share,
                     "eval_no_call": 0.6 * (1 - share),
@@ -151,7 +155,13 @@ def made_curves() -> list[dict[str, Any]]:
     return lines
 
 
-ABOUT = {"run": "demo/smollm2", "commit": "9a43e42", "data": "110 dialogues that training did not see", "seed": "0"}
+ABOUT = {
+    "run": "demo/smollm2",
+    "model base": "SmolLM2 <135M>",
+    "commit": "9a43e42",
+    "data": "110 dialogues that training did not see",
+    "seed": "0",
+}
 
 
 def sample_page(count: int = 60) -> str:
@@ -172,7 +182,7 @@ def test_the_first_table_has_every_score_with_its_interval_for_seen_and_unseen_t
     found = scores_of(rows)
     page = report.page(found, rows, [], ABOUT)
     line = re.search(r'<tr data-measure="first_call">(.*?)</tr>', page, re.S)[1]
-    shown = re.findall(r">([\d.]+) %</span>\s*<small>([\d.]+) to ([\d.]+)</small>", line)
+    shown = re.findall(r">([\d.]+) %</span>\s*<small>([\d.]+) to ([\d.]+)<", line)
     wanted = []
     for group in ("all", "seen", "unseen"):
         for model in ("base", "tuned"):
@@ -195,6 +205,49 @@ def test_a_score_without_an_interval_is_shown_without_one() -> None:
         for score in model["all"]["measures"].values():
             score["low"] = score["high"] = None
     assert re.search(r"0\.0 %</span>\s*<small></small>", report.page(found, rows, [], ABOUT))
+
+
+def test_beside_a_score_stands_its_difference_to_the_first_model_and_which_way_it_goes_where_that_is_sure() -> None:
+    rows = made_rows()
+    page = report.page(scores_of(rows), rows, [], ABOUT, seed=3)
+    found = scores.compare(rows[:60], rows[60:], 3)
+    for cell in (found, found["by"]["tools"]["seen"], found["by"]["tools"]["unseen"]):
+        wanted = cell["measures"]["success"]
+        shown = f"+{100 * wanted['difference']:.1f} [{100 * wanted['low']:.1f}, {100 * wanted['high']:.1f}] "
+        assert f">{shown}{'better' if wanted['low'] > 0 else ''}<".replace("[-", "[\N{MINUS SIGN}") in page
+    assert found["measures"]["success"]["low"] > 0
+    backwards = report.page(scores_of(rows[60:] + rows[:60]), rows[60:] + rows[:60], [], ABOUT)
+    assert re.search(r">\N{MINUS SIGN}[\d.]+ \[\N{MINUS SIGN}[\d.]+, \N{MINUS SIGN}[\d.]+\] worse<", backwards)
+    few = [row for row in rows if int(row["dialogue"]) < 5]
+    for row in few:
+        row["measures"] = {"success": [int(row["model"] == "tuned"), 1]}
+    page = report.page(scores_of(few), few, [], ABOUT)
+    assert "+100.0 [100.0, 100.0] <" in page  # five dialogues do so by chance
+    rows = made_rows()
+    same = rows[:60] + [{**row, "model": "again"} for row in rows[:60]]
+    page = report.page(scores_of(same), same, [], ABOUT)
+    assert "+0.0 [0.0, 0.0] <" in page and not re.search(r"\] (better|worse)<", page)
+
+
+def test_a_failure_that_was_never_judged_is_no_zero_and_a_score_of_fewer_rows_says_of_how_many() -> None:
+    rows = made_rows()
+    for row in rows:
+        if row["model"] == "base" or int(row["dialogue"]) % 2:
+            del row["measures"]["bad_summary"]
+            row["kinds"] = [kind for kind in row["kinds"] if kind != "bad_summary"]
+    rows[-2]["measures"]["bad_summary"] = [1, 1]
+    page = report.page(scores_of(rows), rows, [], ABOUT)
+    line = re.search(r'<tr data-measure="bad_summary">(.*?)</tr>', page, re.S)[1]
+    assert line.count("not judged") == 3 and "n&nbsp;=&nbsp;30<" in line
+    assert "n&nbsp;=" not in re.search(r'<tr data-measure="no_call">(.*?)</tr>', page, re.S)[1]
+    bars = re.findall(rf"<title>{MEASURES['bad_summary'].title}, (\w+), \w+ tools: ", page)
+    assert set(bars) == {"tuned"}
+
+
+def test_the_header_says_which_model_stands_behind_a_label_and_time_is_no_curve() -> None:
+    page = sample_page(4)
+    assert '<span class="model m0">base</span></dt><dd>SmolLM2 &lt;135M&gt;</dd>' in page
+    assert "<b>eval/token_acc</b>" in page and "eval/seconds" not in page
 
 
 def test_the_same_arguments_give_the_same_page_that_points_nowhere_else() -> None:
@@ -251,43 +304,81 @@ def test_texts_that_rows_share_are_held_once_and_long_ones_are_cut_with_a_note()
     assert shown.startswith("x" * 8_000) and "[the last 2,000 of 10,000 characters" in shown
 
 
+def stepped(model: str, steps: list[tuple[str, str | None]], *beyond: str) -> dict[str, Any]:
+    """A row of the calls that were due and made, and of the calls made beyond them."""
+    made = [name for _, name in steps if name is not None]
+    return {
+        "model": model,
+        "steps": [{"due": due, "made": name} for due, name in steps],
+        "expected": {"calls": [{"name": due, "arguments": {}} for due, _ in steps]},
+        "calls": [{"name": name, "arguments": "{}", "observation": ""} for name in (*made, *beyond)],
+    }
+
+
 def test_the_confusion_counts_each_call_due_by_the_tool_that_was_made() -> None:
     due = [("a", "a"), ("a", None), ("b", "a"), ("b", "b"), ("b", "zzz"), ("b", "a")]
-    rows = [{"model": "tuned", "steps": [{"due": one, "made": made}]} for one, made in due]
-    rows.append({"model": "base", "steps": [{"due": "b", "made": "b"}]})
+    rows = [stepped("tuned", [step]) for step in due]
+    rows.append(stepped("base", [("b", "b")]))
     found = report.confusion(rows, "tuned")
-    assert found.tools == ["b", "a"]
+    assert found.due == ["b", "a"]
     assert found.row("b") == [(None, 0, 0.0), ("b", 1, 0.25), ("a", 2, 0.5), ("zzz", 1, 0.25)]
     assert not found.has_other and found.left_out == 0
 
 
-def test_tools_beyond_the_table_are_counted_as_others() -> None:
-    rows = [{"model": "m", "steps": [{"due": f"d{n}", "made": f"x{n}"}]} for n in range(50)]
+def test_calls_beyond_those_due_are_counted_on_a_line_of_their_own() -> None:
+    rows = [
+        stepped("m", [("a", "a")], "b", "a"),
+        stepped("m", [], "zzz"),
+        stepped("m", [("b", None)]),
+        stepped("m", []),
+    ]
     found = report.confusion(rows, "m")
-    assert len(found.tools) == 30 and found.left_out == 20
-    assert sum(found.other(due) + sum(count for _, count, _ in found.row(due)) for due in found.tools) == 30
+    assert found.due == ["b", "a", None]
+    assert {made: count for made, count, _ in found.row(None)} == {None: 0, "a": 1, "b": 1, "zzz": 1}
+    judged_otherwise = {**stepped("m", [], "a"), "expected": {"calls": [{"name": "a", "arguments": {}}]}}
+    assert report.confusion([judged_otherwise], "m").due == []
+
+
+def test_tools_beyond_the_table_are_counted_as_others() -> None:
+    rows = [stepped("m", [(f"d{n}", f"x{n}")]) for n in range(50)]
+    found = report.confusion(rows, "m")
+    assert len(found.due) == 30 and found.left_out == 20
+    assert sum(found.other(due) + sum(count for _, count, _ in found.row(due)) for due in found.due) == 30
     assert found.has_other
 
 
 @pytest.mark.parametrize(
-    ("suite", "measures", "labels", "verdicts"),
+    ("suite", "measures", "labels", "kinds", "verdicts"),
     [
-        ("bfcl", {"correct": [0, 1]}, {"category": "simple"}, "wrong"),
-        ("bfcl", {"correct": [1, 1]}, {"category": "simple"}, "right"),
-        ("general", {"perplexity": [12.5, 10]}, {"category": "chat"}, "not judged"),
-        ("toolbench", {"plan_em": [1, 1], "act_em": [0, 1]}, {}, "wrong"),
+        ("bfcl", {"correct": [0, 1]}, {"category": "simple"}, [], "wrong"),
+        ("bfcl", {"correct": [1, 1]}, {"category": "simple"}, [], "right"),
+        ("general", {"perplexity": [12.5, 10]}, {"category": "chat"}, [], "not judged"),
+        ("toolbench", {"plan_em": [1, 1], "act_em": [1, 1], "malformed": [0, 1]}, {}, ["wrong_arguments"], "wrong"),
+        ("toolbench", {"plan_em": [1, 1], "act_em": [1, 1], "malformed": [0, 1]}, {}, [], "right"),
     ],
 )
 def test_a_suite_without_steps_or_curves_has_a_page_without_them(
-    suite: str, measures: dict[str, list[float]], labels: dict[str, str], verdicts: str
+    suite: str, measures: dict[str, list[float]], labels: dict[str, str], kinds: list[str], verdicts: str
 ) -> None:
     rows = made_rows(3)
     for row in rows:
-        row |= {"labels": labels, "measures": measures, "kinds": [], "malformed": []}
+        row |= {"labels": labels, "measures": measures, "kinds": kinds, "malformed": []}
         row["steps"] = []
     page = report.page(scores_of(rows, suite), rows, [], ABOUT)
-    assert 'class="confusion"' not in page and "While training" not in page and "How it fails" not in page
+    assert 'class="confusion"' not in page and "While training" not in page
+    assert ("How it fails" in page) == (suite == "toolbench")
     assert {row["verdict"] for row in embedded(page)["rows"]} == {verdicts}
+
+
+def test_a_row_that_turns_right_on_the_page_is_better_where_runs_are_compared() -> None:
+    rows = made_rows()
+    for row in rows[::3]:  # as toolbench's, which no one measure calls right
+        del row["measures"]["success"]
+    shown = embedded(report.page(scores_of(rows), rows, [], ABOUT))["rows"]
+    verdicts = {(row["model"], row["key"]): row["verdict"] for row in shown}
+    better = {one["key"] for one in scores.compare(rows[:60], rows[60:], 0)["changed"] if one["change"] == "better"}
+    turned = {key for (model, key), verdict in verdicts.items() if (model, verdict) == ("tuned", "right")}
+    assert better == {key for key in turned if verdicts["base", key] == "wrong"} != set()
 
 
 def test_a_curve_that_holds_nan_and_a_line_without_a_step_are_drawn_around() -> None:
@@ -386,11 +477,13 @@ def test_in_a_browser_a_cell_of_the_confusion_and_a_link_show_the_same_dialogues
     path.write_text(report.page(scores_of(rows), rows, [], ABOUT), encoding="utf-8")
     window, wrong = open_page(browser, path, "light")
     window.select_option("select[name=confusion]", "tuned")
-    link = window.locator("[data-value=tuned] .confusion td.miss a").first
-    times = int(link.inner_text())
-    link.click()
     count = window.locator("#count")
-    assert count.inner_text() == f"{times} of 80 rows"
+    for line in ("first-child", "last-child"):  # of the tool most confused, and of calls that were not due
+        link = window.locator(f"[data-value=tuned] .confusion tbody tr:{line} td.miss a").first
+        times = int(link.inner_text())
+        link.click()
+        window.get_by_text(f"{times} of 80 rows", exact=True).wait_for(timeout=5000)
+    assert "due=none" in window.url
     window.locator("#list summary").first.click()
     window.wait_for_function("location.hash.includes('open=')")
     linked, wrong_there = open_page(browser, path, "light")
