@@ -158,7 +158,7 @@ def test_another_model_is_asked_beside_and_compared(run: Path, serve: Callable) 
     overrides += [f"+eval.endpoints.bad={{url: '{serve(lambda body: '').url}', model_name: other}}"]
     evaluation.evaluate(config_for(run, "http://x/v1", *overrides))
     rows = predictions(run)
-    assert [row["model"] for row in rows] == ["good"] * 3 + ["bad"] * 3
+    assert [row["model"] for row in rows] == ["good"] * 4 + ["bad"] * 4
     found = json.loads((run / "evaluate" / "agentfabric" / "scores.json").read_text(encoding="utf-8"))["models"]
     assert value(found["good"]["all"], "success") == 1 and value(found["bad"]["all"], "success") == 0
 
