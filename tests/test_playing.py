@@ -115,6 +115,7 @@ def test_an_error_of_our_own_names_its_task(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_the_rows(tmp_path: Path) -> None:
     file, over = tmp_path / "rows.jsonl", threading.Event()
     words = f"""
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background has not
 import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parent.parent)]!r}
 from pathlib import Path; from types import SimpleNamespace; import test_playing as t
 t.play(SimpleNamespace(url=sys.argv[1]), [t.task("1"), t.task("slow")], Path({str(file)!r}), concurrency=1)

@@ -455,11 +455,12 @@ def test_in_a_browser_filters_a_search_and_a_click_show_the_dialogues(
     window.fill("input[name=q]", "HALF")
     assert count.inner_text() == "1 of 80 rows"
     lines.first.locator("summary").first.click()
+    lines.first.locator("pre").first.wait_for()  # a row is written when the browser tells that it was opened
     opened = lines.first.inner_text()
     assert SCRIPT in opened and "U+D83D" in opened  # text, not markup
     assert opened.count("reply 1, as it came") == 2  # the other model's beside it
     lines.first.locator("summary", has_text="prompt:").click()
-    assert "You are a helpful assistant." in lines.first.inner_text()
+    lines.first.get_by_text("You are a helpful assistant.").first.wait_for()
     assert "takes the reply as the answer" in opened and "expected" in opened
     assert window.locator("#list img, #list script").count() == 0
 
@@ -490,5 +491,5 @@ def test_in_a_browser_a_cell_of_the_confusion_and_a_link_show_the_same_dialogues
     linked.goto(window.url)
     linked.reload()
     assert linked.locator("#count").inner_text() == count.inner_text()
-    assert linked.locator("#list details[open] .dialogue").count() == 1
+    linked.locator("#list details[open] .dialogue").wait_for()  # of exactly one
     assert wrong == wrong_there == []

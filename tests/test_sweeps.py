@@ -151,7 +151,7 @@ def test_the_ranks_of_a_point_that_another_process_trains_train_that_point(words
 @pytest.mark.e2e
 def test_a_sweep_of_the_mix_converts_and_trains_each_point_with_its_own_share_of_chat(tiny_model, tmp_path) -> None:
     chat = tmp_path / "chat.jsonl"
-    chat.write_text("".join(json.dumps({"query": f"What is {n}?", "response": "So."}) + "\n" for n in range(150)))
+    chat.write_text("".join(json.dumps({"query": f"What is {n}?", "response": "So."}) + "\n" for n in range(240)))
     words = [*overrides(tiny_model, tmp_path / "out"), f"+data.mix.general={{source: messages, path: {chat}}}"]
     words += ["+sweep=mix", "data.general_test=10", "train.max_steps=1"]
     code, said = script(words, program="convert.py")

@@ -60,13 +60,14 @@ def run(overrides) -> Path:
 def test_the_merged_model_is_served_by_vllm_and_evaluated_over_http(run, overrides) -> None:
     done = script("evaluate", *overrides, "eval.models=[tuned]", "eval.dialogues=2")
     assert done.returncode == 0, done.stderr[-3000:]
-    predictions = [json.loads(line) for line in (run / "evaluate" / "predictions.jsonl").read_text().splitlines()]
+    folder = run / "evaluate" / "agentfabric"
+    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert {row["model"] for row in predictions} == {"tuned"}
     assert all(row["replies"] for row in predictions), "every turn was answered by the server"
-    scores = json.loads((run / "evaluate" / "scores.json").read_text())
-    counted = sum(part["turns"] for part in scores["tuned"].values())
-    assert counted == len(predictions)
-    assert sum(row["success"] for row in predictions) == 0, "two steps from random weights cannot call a tool"
+    scores = json.loads((folder / "scores.json").read_text())["models"]["tuned"]["all"]
+    assert scores["rows"] == len(predictions)
+    assert scores["measures"]["first_call"]["value"] == 0, "two steps from random weights cannot call a tool"
+    assert "first call exact" in (folder / "report.html").read_text()
 
 
 def test_serve_becomes_vllm_and_says_how_to_try_it(run, overrides) -> None:
