@@ -13,6 +13,7 @@ STAMP := $(VENV)/.installed-$(basename $(notdir $(LOCK)))
 TORCH_INDEX ?= $(if $(GPU)$(PIP_FIND_LINKS),,--extra-index-url https://download.pytorch.org/whl/cpu)
 
 ARGS ?=
+WORKERS ?= 2
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -44,8 +45,10 @@ demo: install  ## the whole path on the embedded model: convert, train, merge, s
 convert train merge serve evaluate: install  ## one step, with ARGS="..."
 	@$(PY) $@.py $(ARGS)
 
-test: install  ## all tests, unit and end to end
-	@$(PY) -m pytest -q
+# One after the other the tests keep one core busy and take 36 minutes on two; a file's tests stay together, for they share
+# what they set up.
+test: install  ## all tests, unit and end to end, WORKERS files at a time
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile
 
 unit: install  ## the tests without servers and launchers
 	@$(PY) -m pytest -q -m "not e2e and not gpu"

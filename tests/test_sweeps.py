@@ -149,25 +149,25 @@ def test_the_ranks_of_a_point_that_another_process_trains_train_that_point(words
 
 
 @pytest.mark.e2e
-def test_a_sweep_of_the_mix_converts_and_trains_each_point_with_its_own_share_of_chat(tiny_model, tmp_path) -> None:
+def test_a_sweep_of_the_mix_converts_each_point_with_its_own_share_of_chat(tiny_model, tmp_path) -> None:
     chat = tmp_path / "chat.jsonl"
     chat.write_text("".join(json.dumps({"query": f"What is {n}?", "response": "So."}) + "\n" for n in range(240)))
     words = [*overrides(tiny_model, tmp_path / "out"), f"+data.mix.general={{source: messages, path: {chat}}}"]
-    words += ["+sweep=mix", "data.general_test=10", "train.max_steps=1"]
-    code, said = script(words, program="convert.py")
-    assert code == 0, said[-3000:]
-    code, said = script(words)
+    words += ["data.general_test=10", "train.max_steps=1"]
+    code, said = script([*words, "+sweep=mix"], program="convert.py")
     assert code == 0, said[-3000:]
     held = set()
     for ratio in (0, 1, 2, 4):
-        folder = tmp_path / "out" / "sweep" / f"mix{ratio}"
-        stats = json.loads((folder / "convert" / "stats.json").read_text())["sources"]
+        folder = tmp_path / "out" / "sweep" / f"mix{ratio}" / "convert"
+        stats = json.loads((folder / "stats.json").read_text())["sources"]
         agent, general = (stats[name]["train"]["dialogues"] for name in ("synthetic", "general"))
         assert general == ratio * agent > 0 or ratio == 0
-        held.add((folder / "convert" / "test_general.jsonl").read_text())
-        trained = json.loads((folder / "train" / "stats.json").read_text())["sources"]
-        assert trained.get("general", {}).get("dialogues", 0) == general
+        held.add((folder / "test_general.jsonl").read_text())
     assert len(held) == 1 and len(held.pop().splitlines()) == 10
+    code, said = script([*words, "variant=mix2", "++data.mix.general.ratio=2"])
+    assert code == 0, said[-3000:]
+    trained = json.loads((tmp_path / "out" / "sweep" / "mix2" / "train" / "stats.json").read_text())["sources"]
+    assert trained["general"]["dialogues"] == 2 * trained["synthetic"]["dialogues"]
 
 
 def test_a_sweep_of_the_mix_without_general_chat_says_what_it_lacks(tiny_model, tmp_path) -> None:
