@@ -74,8 +74,7 @@ def find(text: str, dialect: Dialect) -> Attempt | None:
     found = dialect.find_call(_cut(text))
     if found is None:
         return None
-    value = _value(found[1])
-    return Attempt(found[0], found[1], value if isinstance(value, dict) else None, "")
+    return Attempt(found[0], found[1], client.object_or_none(found[1]), "")
 
 
 def read(attempt: Attempt, reply: Reply, dialect: Dialect) -> Try:
@@ -87,7 +86,7 @@ def read(attempt: Attempt, reply: Reply, dialect: Dialect) -> Try:
     text = _cut(reply.text)
     if dialect == V072:  # the only client that stops reading at the end of the line
         written = text.partition(f"Action: {attempt.name}\nAction Input: {attempt.text}")[2]
-        if written.strip() and isinstance(_value(attempt.text + written), dict):
+        if written.strip() and client.object_or_none(attempt.text + written) is not None:
             return Try(attempt, "many_lines")
     return Try(replace(attempt, name=_meant(attempt.name, text)), _fault(attempt.text, reply.stopped))
 
@@ -106,7 +105,7 @@ def _stray_kind(text: str, stopped: bool, names: Collection[str]) -> str | None:
         if not actions[-1][1].strip():
             return "no_name"
         arguments = text[inputs[-1].end() :].rstrip()
-        if isinstance(_value(arguments), dict):
+        if client.object_or_none(arguments) is not None:
             return "many_lines" if "\n" in arguments else "foreign"
         return _fault(arguments, stopped)
     if any(OBJECT.match(action[1]) for action in actions):

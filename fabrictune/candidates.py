@@ -24,7 +24,7 @@ class Candidate:
     known: Any
     title: str
     url: str | None = None
-    name: str | None = None  # at the url; None: the first that it lists
+    name: str = ""  # at the url
     key: str | None = None
     folder: Path | None = None
     adapter: Path | None = None
@@ -105,7 +105,7 @@ def _base(config: Config) -> Path:
 
 
 @contextmanager
-def answering(config: Config, label: str, model: Candidate, folder: Path) -> Iterator[tuple[str, str | None]]:
+def answering(config: Config, label: str, model: Candidate, folder: Path) -> Iterator[tuple[str, str]]:
     """Where the model answers while the block runs, and its name there; vLLM is started where nobody serves it yet."""
     if model.url:
         yield model.url, model.name

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os.path import commonprefix
-from pathlib import Path
 from typing import TypeVar
 
 import jinja2
@@ -17,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fabrictune import charts, protocol
+from fabrictune import charts, pages, protocol
 from fabrictune.dialogue import PARTS, Dialogue, Exchange, Json, Message, Part
 from fabrictune.histogram import REACH, Histogram
 
@@ -313,13 +312,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment()
     environment.filters |= {"number": _number, "pretty": _pretty, "intervals": _intervals, "rest": _rest_of_schema}
     environment.tests["long"] = _is_long
     environment.globals["share"] = _share

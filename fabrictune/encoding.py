@@ -151,6 +151,13 @@ def reply_end(tokenizer: PreTrainedTokenizerBase) -> int:
     return end
 
 
+def reply_ends(tokenizer: PreTrainedTokenizerBase, named: int | list[int] | None) -> list[int]:
+    """All tokens at which a server ends a reply: the template's, the tokenizer's, and those that the model `named`."""
+    others = named if isinstance(named, list) else [named]
+    found = [reply_end(tokenizer), tokenizer.eos_token_id, *others]
+    return list(dict.fromkeys(token for token in found if token is not None))
+
+
 def _span_codes(exchange: Exchange) -> np.ndarray:
     """(spans,) the code of each span's part. Raises ValueError for a weight that cannot be meant."""
     for span in exchange.reply:

@@ -53,9 +53,10 @@ def evaluate(config: Config) -> None:
     stage = record.open_stage(candidates.folder_of(config), settings, overwrite=config.overwrite, resume=config.resume)
     if not stage.finished:
         rows = _play_models(config, stage.folder, models, tasks)
-        record.write_json(stage.folder / "scores.json", scores.aggregate(suite, rows, config.seed))
+        scored = scores.aggregate(suite, rows, config.seed)
+        record.write_json(stage.folder / "scores.json", scored)
         titles = {f"model {label}": model.title for label, model in models.items()}
-        _write_report(stage.folder, rows, run, titles, config.seed)
+        _write_report(stage.folder, scored, rows, run, titles, config.seed)
         stage.finish(rows=len(rows), predictions=record.file_hash(stage.folder / "predictions.jsonl"))
     scoreboard.show(json.loads((stage.folder / "scores.json").read_text(encoding="utf-8")))
     logger.info(
@@ -174,7 +175,7 @@ async def _ask_all(
     config: Config,
     label: str,
     url: str,
-    name: str | None,
+    name: str,
     model: Candidate,
     tasks: Sequence[Task],
     total: int,
@@ -196,8 +197,10 @@ async def _ask_all(
         )
 
 
-def _write_report(folder: Path, rows: Sequence[dict[str, Any]], run: Path, titles: dict[str, str], seed: int) -> None:
-    """report.html, from what stands in the folder and the curves of the run's training."""
+def _write_report(
+    folder: Path, scored: dict[str, Any], rows: Sequence[dict[str, Any]], run: Path, titles: dict[str, str], seed: int
+) -> None:
+    """report.html, of the scores and rows and the curves of the run's training."""
     made = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     about = {
         "run": "/".join(run.parts[-2:]),
@@ -206,7 +209,6 @@ def _write_report(folder: Path, rows: Sequence[dict[str, Any]], run: Path, title
         "begun": made["started"],
         **titles,
     }
-    scored = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     page = report.page(scored, rows, curves.read(run / "train" / "metrics.jsonl"), about, seed)
     with record.replacing(folder / "report.html") as file:
         file.write(page)

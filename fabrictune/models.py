@@ -103,9 +103,7 @@ def save_chat_settings(folder: Path, tokenizer: PreTrainedTokenizerBase, base: P
     """Writes tokenizer, chat template and a generation config whose end tokens really end a chat reply."""
     tokenizer.save_pretrained(folder)
     known = GenerationConfig.from_pretrained(base) if (base / "generation_config.json").exists() else GenerationConfig()
-    ends = known.eos_token_id if isinstance(known.eos_token_id, list) else [known.eos_token_id]
-    first = [encoding.reply_end(tokenizer), tokenizer.eos_token_id]
-    known.eos_token_id = list(dict.fromkeys(i for i in [*first, *ends] if i is not None))
+    known.eos_token_id = encoding.reply_ends(tokenizer, known.eos_token_id)
     known.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     known.save_pretrained(folder)
 

@@ -153,6 +153,8 @@ def _held_back(reading: Reading, rows: int, seed: int, sides: Sides) -> tuple[np
     not depend on how many are wanted. The keys of those held back join `sides`.
     """
     shelf, purpose = reading.shelf, f"{reading.name}/count"
+    if not reading.held_back:  # a source of agent data may have 400,000 rows, whose keys would be read for nothing
+        return np.zeros(len(shelf), bool), np.zeros(len(shelf), bool)
     known = shelf.rows(np.arange(len(shelf)), mixture.priorities(rows, seed, purpose))
     late = np.isin(shelf.numbers, mixture.sample(rows, None, seed, purpose)[rows - rows // mixture.HELD_BACK :])
     held = mixture.hold_back(known, late, reading.held_back, sides)

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from fabrictune import curves as training_curves
+from fabrictune import pages
 from fabrictune.charts import COLOURS, Score, Series, bars, curve, plain
 from fabrictune.measures import HEADLINES, KINDS, LABELS, MALFORMED, MEASURES, TUTORIAL_KINDS, Measure
 from fabrictune.scores import OUTCOMES, SPLIT, compare
@@ -445,13 +445,7 @@ def _link(model: str, due: str | None, made: str | None) -> str:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment()
     environment.filters["digest"] = _digest
     environment.globals |= {
         "MEASURES": MEASURES,

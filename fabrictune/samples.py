@@ -15,6 +15,7 @@ from fabrictune import attention, encoding, protocol, scoring
 from fabrictune.dialogue import Exchange, Reply
 from fabrictune.log import progress
 from fabrictune.scoring import ReplyVerdict
+from fabrictune.testset import spaced
 
 PROMPT_SHOWN = 300  # characters of a prompt's end, where the user's question stands
 BATCH = 8
@@ -31,7 +32,7 @@ def choose(exchanges: Sequence[Exchange], count: int) -> list[Exchange]:
     shares = dict.fromkeys(by_source, 0)
     while sum(shares.values()) < min(count, len(exchanges)):
         shares[min((s for s in shares if shares[s] < len(by_source[s])), key=lambda s: shares[s])] += 1
-    return [own[place * len(own) // shares[name]] for name, own in by_source.items() for place in range(shares[name])]
+    return [exchange for name, own in by_source.items() for exchange in spaced(own, shares[name])]
 
 
 class Sample:
@@ -125,10 +126,7 @@ def _measured(verdict: ReplyVerdict) -> dict[str, float]:
 
 def end_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens at which a server ends a reply: the template's, the tokenizer's, and what the model itself names."""
-    known = attention.inner(model).generation_config.eos_token_id
-    named = known if isinstance(known, list) else [known]
-    found = [encoding.reply_end(tokenizer), tokenizer.eos_token_id, *named]
-    return list(dict.fromkeys(token for token in found if token is not None))
+    return encoding.reply_ends(tokenizer, attention.inner(model).generation_config.eos_token_id)
 
 
 def generate(

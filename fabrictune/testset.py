@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -46,10 +47,10 @@ def read(path: Path, limit: int | None = None) -> list[TestDialogue]:
     return [_parse(path, number, text) for number, text in spaced(lines, limit)]
 
 
-def spaced(items: list[T], limit: int | None) -> list[T]:
+def spaced(items: Sequence[T], limit: int | None) -> list[T]:
     """The items, or `limit` of them evenly from first to last."""
     if limit is None or limit >= len(items):
-        return items
+        return list(items)
     return [items[at * len(items) // limit] for at in range(limit)]
 
 

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from fabrictune import curves, record
 from fabrictune.log import Clock, logger, steps_bar
+from fabrictune.testset import spaced
 
 WANDB_SERVER = "https://api.wandb.ai"
 WANDB_STEP = "train/global_step"  # the axis that HF's own callback gives its curves, so that runs can be compared
@@ -270,8 +271,7 @@ class Tracker(TrainerCallback):
         """
         for row in rows:
             self.samples.write(step, row)
-        count = min(len(rows), TABLE_ROWS)
-        self.wandb.table(step, "samples", [rows[place * len(rows) // count] for place in range(count)])
+        self.wandb.table(step, "samples", spaced(rows, TABLE_ROWS))
 
     def finish(self, best_step: int | None, adapter: Path | None = None) -> None:
         """Ends the W&B run with the losses of the best and of the last step; `adapter` is kept there if given."""
