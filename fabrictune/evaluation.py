@@ -15,6 +15,7 @@ from fabrictune import (
     comparing,
     curves,
     endpoints,
+    model_card,
     playing,
     protocol,
     record,
@@ -57,6 +58,9 @@ def evaluate(config: Config) -> None:
         record.write_json(stage.folder / "scores.json", scored)
         titles = {f"model {label}": model.title for label, model in models.items()}
         _write_report(stage.folder, scored, rows, run, titles, config.seed)
+        if model_card.TUNED in labels:
+            merged = record.settings_of(run / "merge")
+            model_card.write(run / "merge" / "model", model_card.read(run, config.convert_folder, merged))
         stage.finish(rows=len(rows), predictions=record.file_hash(stage.folder / "predictions.jsonl"))
     scoreboard.show(json.loads((stage.folder / "scores.json").read_text(encoding="utf-8")))
     logger.info(

@@ -15,14 +15,15 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GenerationConfig,
     GgufConfig,
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.liger import apply_liger_kernel
 
-from fabrictune import encoding, kernels, lora, model_files, qwen
+from fabrictune import encoding, kernels, lora, model_files, qwen, record
 from fabrictune.log import logger
+
+GENERATION = "generation_config.json"
 
 
 def local_folder(source: str, id: str, file: str | None, dtype: str, revision: str | None = None) -> Path:
@@ -102,10 +103,30 @@ def _require_targets(base: torch.nn.Module, targets: str | list[str]) -> None:
 def save_chat_settings(folder: Path, tokenizer: PreTrainedTokenizerBase, base: Path) -> None:
     """Writes tokenizer, chat template and a generation config whose end tokens really end a chat reply."""
     tokenizer.save_pretrained(folder)
-    known = GenerationConfig.from_pretrained(base) if (base / "generation_config.json").exists() else GenerationConfig()
-    known.eos_token_id = encoding.reply_ends(tokenizer, known.eos_token_id)
-    known.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    known.save_pretrained(folder)
+    save_generation(folder, tokenizer, base)
+
+
+def save_generation(folder: Path, tokenizer: PreTrainedTokenizerBase, base: Path) -> None:
+    """Writes generation_config.json with the ids that end a chat reply into the folder. Raises as `generation` does."""
+    record.write_json(folder / GENERATION, generation(tokenizer, base))
+
+
+def generation(tokenizer: PreTrainedTokenizerBase, base: Path) -> dict[str, Any]:
+    """The base's generation_config.json, if it has one, with the ids that end a chat reply; all else as it is there.
+
+    transformers' GenerationConfig would refuse to save what some bases have, as a temperature without do_sample.
+    Raises ValueError if the file is no JSON object or the chat template does not end a reply.
+    """
+    path = base / GENERATION
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(known, dict):
+            raise TypeError(f"it is a {type(known).__name__}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no JSON object ({error})") from error
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ends = encoding.reply_ends(tokenizer, known.get("eos_token_id"))
+    return known | {"eos_token_id": ends, "pad_token_id": pad}
 
 
 def _quantized(quantization: str, dtype: str) -> dict[str, Any]:
