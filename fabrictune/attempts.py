@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 from fabrictune import client
 from fabrictune.dialogue import Attempt, Json, Played, Reply, same_json
-from fabrictune.protocol import V072, Dialect
+from fabrictune.protocol import OBSERVATION, V072, Dialect
 
-OBSERVATION = "Observation:"  # where every server cuts a reply
 ACTION = re.compile(r"^[ \t]*Action:[ \t]*(.*)$", re.MULTILINE)
 INPUT = re.compile(r"^[ \t]*Action Input:", re.MULTILINE)
 OBJECT = re.compile(r"\{\s*(?:[\"'}]|$)")  # an object where the name belongs
@@ -169,4 +168,4 @@ def _value(text: str) -> Json:
 
 
 def _cut(text: str) -> str:
-    return text.partition(OBSERVATION)[0]
+    return text.partition(OBSERVATION)[0]  # where every server cuts a reply

@@ -15,7 +15,10 @@ from typing import Literal
 
 from fabrictune.dialogue import Call, Json, Message, Role, Tool
 
-STOP = ("Observation:", "Observation:\n")
+# What a reply is made of, and how the client marks a result.
+ACTION, ARGUMENTS, OBSERVATION = "Action:", "Action Input:", "Observation:"
+RESULT, RESULT_END = "<result>", "</result>"
+STOP = (OBSERVATION, f"{OBSERVATION}\n")
 MAX_CALLS = 10  # requests the client makes for one user message before it gives up
 # The client keeps int(6000 / 2 - tokens of the empty template) characters of a result in its messages.
 OBSERVATION_CHARACTERS = 2988

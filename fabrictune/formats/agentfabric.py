@@ -22,7 +22,7 @@ from fabrictune.dialogue import Call, Dialogue, Exchange, Message, Span, Step
 # call in the open assistant's message (raw prompts to DashScope's models).
 Shape = Literal["chat", "raw"]
 
-_ACTION_INPUT, _OBSERVATION = Span("\nAction Input:"), Span("Observation:")
+_ACTION_INPUT, _OBSERVATION = Span(f"\n{protocol.ARGUMENTS}"), Span(protocol.OBSERVATION)
 
 
 def render(
@@ -100,9 +100,9 @@ def _call_reply(step: Step, continues: bool) -> tuple[Span, ...]:
     name, _, arguments = protocol.call_text(step.call).partition("\n")
     spans = (
         Span(f"{lead}Action:"),
-        Span(name.removeprefix("Action:"), "tool"),
+        Span(name.removeprefix(protocol.ACTION), "tool"),
         _ACTION_INPUT,
-        Span(arguments.removeprefix("Action Input:"), "arguments"),
+        Span(arguments.removeprefix(protocol.ARGUMENTS), "arguments"),
         _OBSERVATION,
     )
     return tuple(span for span in spans if span.text)
@@ -110,11 +110,11 @@ def _call_reply(step: Step, continues: bool) -> tuple[Span, ...]:
 
 def _written(reply: tuple[Span, ...]) -> str:
     """What the client receives of a reply that calls: the server cuts it at the stop string."""
-    return "".join(span.text for span in reply).removesuffix("Observation:")
+    return "".join(span.text for span in reply).removesuffix(protocol.OBSERVATION)
 
 
 def _check_call(dialogue: str, turn: int, written: str, meant: Call) -> None:
-    if "Observation:" in written:
+    if protocol.OBSERVATION in written:
         raise ValueError(
             f"dialogue '{dialogue}', turn {turn}: the server would cut the call to '{meant.name}' at an earlier "
             f"'Observation:' in the reply {written[:200]!r}"
@@ -139,7 +139,7 @@ def _loads(text: str) -> object:
 
 
 def _check_answer(dialogue: str, turn: int, answer: str) -> None:
-    if protocol.find_last_call(answer) or protocol.find_first_call(answer) or "Observation:" in answer:
+    if protocol.find_last_call(answer) or protocol.find_first_call(answer) or protocol.OBSERVATION in answer:
         raise ValueError(
             f"dialogue '{dialogue}', turn {turn}: a client would take the answer for a call: {answer[:200]!r}"
         )
