@@ -1,9 +1,9 @@
-"""Serve the merged model with vLLM's OpenAI-compatible server."""
+"""Serve the model with vLLM; serve=capture records clients' requests, serve=chat is a page to try models on."""
 
 import hydra
 from omegaconf import DictConfig
 
-from fabrictune.config import typed
+from fabrictune.config import ServeKind, typed
 from fabrictune.log import errors_in_one_sentence
 
 
@@ -11,9 +11,16 @@ from fabrictune.log import errors_in_one_sentence
 def main(composed: DictConfig) -> None:
     config = typed(composed)
     with errors_in_one_sentence():
-        # After typed(): it imports heavy libraries, and a typo should be answered at once.
-        from fabrictune.serving import serve
-
+        # After typed(): they import heavy libraries, and a typo should be answered at once.
+        match config.serve.kind:
+            case ServeKind.model:
+                from fabrictune.serving import serve
+            case ServeKind.capture:
+                from fabrictune.capturing import capture as serve
+            case ServeKind.chat:
+                from fabrictune.chatting import chat as serve
+            case ServeKind.register:
+                from fabrictune.registering import register as serve
         serve(config)
 
 

@@ -111,12 +111,18 @@ def answering(config: Config, label: str, model: Candidate, folder: Path) -> Ite
         yield model.url, model.name
         return
     assert model.folder is not None
+    if model.adapter:
+        from fabrictune import models  # it imports torch, which an evaluation of an endpoint does not need
+
+        # The base's own may lack the id that the adapter has learned to end with: the chat template's.
+        models.save_generation(folder, models.load_tokenizer(model.folder), model.folder)
     settings = server.Settings(
         max_length=config.serve.max_length,
         temperature=0,
         max_new_tokens=config.eval.max_new_tokens,
         memory_gib=config.serve.cpu_memory_gib,
         adapters={label: model.adapter} if model.adapter else {},
+        generation_config=folder if model.adapter else None,
     )
     name = f"{label}-base" if model.adapter else label
     with server.running(model.folder, name, settings, folder / f"vllm-{label}.log") as url:

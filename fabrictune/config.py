@@ -159,6 +159,33 @@ class Suite(enum.Enum):
     general = "general"  # does plain chat survive, are tools left alone where none is needed
 
 
+class ServeKind(enum.Enum):
+    model = "model"  # a model, by vLLM's OpenAI-compatible server
+    capture = "capture"  # a proxy that records what clients and a server elsewhere say to each other
+    chat = "chat"  # a page to talk to served models
+    register = "register"  # no server: the model's entry in an AgentFabric's model_config.json
+
+
+# Settings that say something to these kinds of serve alone. A model is served and registered with the same words.
+OF_KINDS = {
+    "model": (ServeKind.model, ServeKind.register, ServeKind.chat),  # for chat it is whose format is spoken
+    **dict.fromkeys(("adapters", "strict", "react", "trust_remote_code"), (ServeKind.model, ServeKind.register)),
+    "upstream": (ServeKind.capture, ServeKind.chat, ServeKind.register),
+    "upstream_key_env": (ServeKind.capture, ServeKind.chat),
+    "redact": (ServeKind.capture,),
+    "endpoints": (ServeKind.chat,),
+    "tools_file": (ServeKind.chat,),
+    "agentfabric": (ServeKind.register,),
+}
+
+
+class ServeDtype(enum.Enum):
+    auto = "auto"  # the model folder's own
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
 class WandbMode(enum.Enum):
     auto = "auto"  # online if a key is at hand, else offline
     online = "online"
@@ -178,7 +205,7 @@ class Model:
     # What its config.json says, for a dry run where the hub cannot be reached.
     architecture: dict[str, Any] | None = None
 
-    def plain(self) -> dict[str, str | None]:
+    def plain(self) -> dict[str, Any]:
         """The section as plain values, for the floors below and for run.json."""
         return {
             "source": self.source.value,
@@ -330,6 +357,13 @@ class Launcher:
 
 
 @dataclass
+class Merge:
+    """What is merged into the base: the folder of an adapter or of a DeepSpeed ZeRO checkpoint (null: train/best)."""
+
+    adapter: str | None = None
+
+
+@dataclass
 class Endpoint:
     """A model beside this run's own: a served one (`url`), a merged `folder`, or an `adapter` on the run's base.
 
@@ -365,14 +399,38 @@ class Eval:
 
 @dataclass
 class Serve:
-    model: str | None = None
-    model_name: str | None = None
+    """`api_key_env` names the environment variable that holds the key which clients must give (empty: none)."""
+
+    kind: ServeKind = MISSING
     host: str = MISSING
     port: int = MISSING
+    api_key_env: str = MISSING
+    # kind=model
+    model: str | None = None
+    model_name: str | None = None
+    adapters: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
     temperature: float = MISSING
     max_new_tokens: int = MISSING
+    dtype: ServeDtype = MISSING
+    tensor_parallel_size: int = MISSING
+    gpu_memory_utilization: float = MISSING
     cpu_memory_gib: int = MISSING
+    trust_remote_code: bool = MISSING
+    tools: bool = MISSING
+    strict: bool = MISSING
+    react: bool = MISSING
+    # kind=capture, kind=chat
+    upstream: str | None = None
+    upstream_key_env: str | None = None
+    # kind=capture
+    redact: bool = MISSING
+    rotate_mib: int = MISSING
+    # kind=chat
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    tools_file: str | None = None
+    # kind=register
+    agentfabric: str | None = None
 
 
 @dataclass
@@ -400,6 +458,7 @@ class Config:
     lora: Lora = MISSING
     train: Train = MISSING
     launcher: Launcher = MISSING
+    merge: Merge = MISSING
     eval: Eval = MISSING
     serve: Serve = MISSING
     wandb: Wandb = MISSING
@@ -445,9 +504,9 @@ def _name_point(config: Config) -> None:
     swept = set(hydra.sweeper.get("params") or {})
     swept |= {word.get_key_element() for word in parser.parse_overrides(_typed_words()) if word.is_sweep_override()}
     own = [word for word in parser.parse_overrides(list(hydra.overrides.task)) if word.get_key_element() in swept]
-    # Only what needs no quotes where it is typed again, as `variant=...`.
     # Suites and models to evaluate by are no other run.
     own = [word for word in own if word.get_key_element().partition(".")[0] != "eval"]
+    # Only what needs no quotes where it is typed again, as `variant=...`.
     named = "+".join(re.sub(r"[^\w.-]", "_", (word.input_line or "").lstrip("+").replace("=", "-")) for word in own)
     config.variant = named or MAIN
 
@@ -494,10 +553,14 @@ def _check(config: Config) -> None:
         "launcher.gpus": 1 if config.launcher.gpus is None else config.launcher.gpus,
         "eval.sample": config.eval.sample,
         "eval.sample_tokens": config.eval.sample_tokens,
+        "serve.max_new_tokens": config.serve.max_new_tokens,
+        "serve.max_length": 1 if config.serve.max_length is None else config.serve.max_length,
+        "serve.cpu_memory_gib": config.serve.cpu_memory_gib,
+        "serve.tensor_parallel_size": config.serve.tensor_parallel_size,
+        "serve.rotate_mib": config.serve.rotate_mib,
     }
     problems = [f"{key} is {value}, but must be at least 1" for key, value in positive.items() if value < 1]
-    if not 1 <= config.serve.port <= 65535:
-        problems.append(f"serve.port is {config.serve.port}, but must be between 1 and 65535")
+    problems += _serve_problems(config.serve)
     problems += _launcher_problems(config.launcher) + _train_problems(config.train, config.eval.every)
     problems += _eval_problems(config)
     if not 0 <= config.lora.dropout < 1:
@@ -553,6 +616,23 @@ def _train_problems(train: Train, every: int) -> list[str]:
         problems.append(f"train.best_by is {train.best_by}; choose from {choices}, or one of a source as NAME/SOURCE")
     elif measure in GENERATED_MEASURES and every != 1:
         problems.append(f"train.best_by is {train.best_by}, which needs eval.every=1, but eval.every is {every}")
+    return problems
+
+
+def _serve_problems(serve: Serve) -> list[str]:
+    problems = []
+    if not 1 <= serve.port <= 65535:
+        problems.append(f"serve.port is {serve.port}, but must be between 1 and 65535")
+    if not 0 <= serve.temperature < math.inf:
+        problems.append(f"serve.temperature is {serve.temperature}, but must be at least 0 and finite")
+    if not 0 < serve.gpu_memory_utilization <= 1:
+        problems.append(
+            f"serve.gpu_memory_utilization is {serve.gpu_memory_utilization}, but must be above 0 and at most 1"
+        )
+    for key, kinds in OF_KINDS.items():
+        if getattr(serve, key) and serve.kind not in kinds:
+            own, *ways = ("local" if kind is ServeKind.model else kind.value for kind in (serve.kind, *kinds))
+            problems.append(f"serve.{key} is given, but says nothing to serve={own}; choose serve={' or '.join(ways)}")
     return problems
 
 

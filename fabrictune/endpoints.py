@@ -20,6 +20,7 @@ import tenacity
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from openai.types.chat.chat_completion import Choice
 
+from fabrictune import addresses
 from fabrictune.dialogue import Json, Message, Reply
 from fabrictune.log import logger
 from fabrictune.tasks import Asked
@@ -81,7 +82,7 @@ async def connect(
     costs a bounded time and two runs can be compared.
     """
     key = api_key or "EMPTY"  # without one the client itself would take OPENAI_API_KEY, which is for another host
-    on_loopback = _host(url) in ("127.0.0.1", "localhost", "::1")
+    on_loopback = addresses.parts(url, "the endpoint's url").hostname in ("127.0.0.1", "localhost", "::1")
     if not key.isascii() or not key.isprintable():
         raise ValueError("the endpoint's API key holds characters that no HTTP header may")
     sdk = openai.AsyncOpenAI(
@@ -107,18 +108,6 @@ async def connect(
             return await endpoint.likelihood(name, messages)
 
         yield Asked(name, ask, likelihood)
-
-
-def _host(url: str) -> str | None:
-    """The host that the address names. Raises ValueError, which does not show the address's password, if none."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"the endpoint's url is no address: {error}") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError("the endpoint's url is no address; it begins with http:// or https:// and a host")
-    return host
 
 
 def _secrets(url: str, key: str) -> tuple[str, ...]:

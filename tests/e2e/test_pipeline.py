@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import openai
 import pytest
+import requests
+import torch
 from conftest import write_tiny_model
+from safetensors.torch import load_file, save_file
 
-from fabrictune import processes
+from fabrictune import processes, protocol
+from fabrictune.dialogue import Message
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.e2e
@@ -70,29 +77,69 @@ def test_the_merged_model_is_served_by_vllm_and_evaluated_over_http(run, overrid
     assert "first call exact" in (folder / "report.html").read_text()
 
 
-def test_serve_becomes_vllm_and_says_how_to_try_it(run, overrides) -> None:
+def test_serve_becomes_vllm_with_adapters_behind_a_key_and_says_how_to_try_it(run, overrides) -> None:
     port = processes.free_port()
     log = run / "serve.log"
+    settings = [
+        *overrides,
+        f"serve.port={port}",
+        f"+serve.adapters.tuned={run / 'train' / 'best'}",
+        f"+serve.adapters.other={randomly(run / 'train' / 'best', run / 'other')}",
+        "serve.strict=true",
+        "serve.dtype=float32",  # how many share a batch must not decide between two tokens
+    ]
+    environment = os.environ | {"VLLM_API_KEY": "s3cret"}
+    address = f"http://127.0.0.1:{port}/v1"
     with (
         log.open("w") as output,
-        processes.program(
-            [sys.executable, "serve.py", *overrides, f"serve.port={port}", "serve.model_name=my-agent"],
-            os.environ | {"PWD": str(ROOT), "PYTHONPATH": str(ROOT)},
-            output,
-        ) as process,
+        processes.program([sys.executable, str(ROOT / "serve.py"), *settings], environment, output) as process,
     ):
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="EMPTY", max_retries=0)
+        client = openai.OpenAI(base_url=address, api_key="s3cret", max_retries=0)
         names = wait_for(lambda: [model.id for model in client.models.list().data], process, log)
-        assert names == ["my-agent"]
+        assert names == ["base", "tuned", "other"]
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode().split("\0")
         assert "vllm.entrypoints.openai.api_server" in command, "serve.py replaces itself with vLLM"
-        curl = next(line for line in log.read_text().splitlines() if line.strip().startswith("curl "))
-        answer = subprocess.run(["bash", "-c", curl], capture_output=True, text=True)
-        assert json.loads(answer.stdout)["choices"][0]["message"]["role"] == "assistant"
+        assert "s3cret" not in " ".join(command) + log.read_text()
+
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=address, api_key="EMPTY", max_retries=0).models.list()
+        assert requests.post(f"http://127.0.0.1:{port}/invocations", json={}).status_code == 401
+        curl = next(line for line in log.read_text().splitlines() if line.startswith("curl "))
+        answer = json.loads(subprocess.run(["sh", "-c", curl], env=environment, capture_output=True).stdout)
+        assert answer["model"] == "tuned" and answer["choices"][0]["message"]["role"] == "assistant"
+
+        row = json.loads((run / "convert" / "test.jsonl").read_text().splitlines()[0])
+        asked = protocol.request("tuned", [Message(**message) for message in row["messages"]])
+        bounded = client.chat.completions.create(**asked, max_tokens=8)
+        assert bounded.choices[0].message.role == "assistant", "the grammar of serve.strict is one that vLLM takes"
+
+        alone = {name: reply_of(client, name) for name in names}
+        assert alone["base"] != alone["other"]
+        with ThreadPoolExecutor(3 * len(names)) as threads:
+            asked = 3 * names
+            together = threads.map(partial(reply_of, client), asked)
+            assert list(together) == [alone[name] for name in asked], "each answers as itself in a batch of several"
 
         taken = script("serve", *overrides, f"serve.port={port}")
         assert taken.returncode == 1 and f"{port}" in taken.stderr and "serve.port=" in taken.stderr
-        os.killpg(process.pid, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def reply_of(client: openai.OpenAI, model: str) -> str:
+    messages = [{"role": "user", "content": "Hello, who are you?"}]
+    reply = client.chat.completions.create(model=model, messages=messages, max_tokens=32)  # type: ignore[arg-type]
+    return str(reply.choices[0].message.content)
+
+
+def randomly(adapter: Path, folder: Path) -> Path:
+    """A copy of the adapter that changes the base at random: two steps of training do not change a word."""
+    shutil.copytree(adapter, folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    noise = torch.Generator().manual_seed(0)
+    changed = {name: torch.randn(tensor.shape, generator=noise).to(tensor.dtype) for name, tensor in weights.items()}
+    save_file(changed, folder / "adapter_model.safetensors")
+    return folder
 
 
 def wait_for(question, process: subprocess.Popen[bytes], log: Path, seconds: float = 240):  # type: ignore[no-untyped-def]

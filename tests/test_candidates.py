@@ -1,0 +1,61 @@
+"""A model of the run's own is served for an evaluation as it will be served for users."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import write_tiny_model
+from hydra import compose, initialize_config_dir
+from tiny_adapter import write_adapter
+
+from fabrictune import candidates
+from fabrictune.config import Config, typed
+
+ROOT = Path(__file__).resolve().parent.parent
+STAND_IN = """
+import http.server, json, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+print(json.dumps(sys.argv), flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        return typed(compose("config", list(overrides)))
+
+
+@pytest.fixture
+def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for vLLM, which writes its command line into its log."""
+    package = tmp_path / "packages" / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (package / "api_server.py").write_text(STAND_IN)
+    (tmp_path / "packages" / "vllm" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+
+
+def test_an_adapters_reply_ends_as_it_has_learned_to_end(tmp_path: Path, vllm: None) -> None:
+    base = write_tiny_model(tmp_path / "tiny")
+    adapter = write_adapter(tmp_path / "adapter")
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+
+    def command(model: candidates.Candidate) -> list[str]:
+        with candidates.answering(composed(), "mine", model, folder) as (_, name):
+            assert name == "mine"
+            words: list[str] = json.loads((folder / "vllm-mine.log").read_text().splitlines()[0])
+            return words
+
+    words = command(candidates.Candidate(None, "", folder=base, adapter=adapter))
+    assert words[words.index("--generation-config") + 1] == str(folder)
+    ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    assert set(ends) == {0, 2}, "<|endoftext|>, the base's own, and <|im_end|>, the chat template's"
+    assert "--generation-config" not in command(candidates.Candidate(None, "", folder=base)), "a model is as it says"
