@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from fabrictune import mixture, rows
-from fabrictune.formats import captured
+from fabrictune.formats import captured, captured_conversations, captured_log
+from fabrictune.keeping import Kept
 from fabrictune.log import bar, logger, progress
 from fabrictune.mixture import Part, Sides
 from fabrictune.rows import Converted, Recipe, Reject, Row
@@ -52,20 +53,51 @@ class Reading:
 
     def places(self, *parts: Part) -> list[int]:
         """The places on the shelf of the rows that are for these parts."""
-        return np.flatnonzero(np.isin(self.parts, parts)).tolist()
+        places: list[int] = np.flatnonzero(np.isin(self.parts, parts)).tolist()
+        return places
 
 
 def file_rows(paths: Sequence[Path], are_captured: bool) -> Iterator[Row]:
     """The rows of the files, numbered through; of captured requests only the last of each conversation.
 
-    Of several files one may be empty. Raises as `files.records` does.
+    A capture log may go on from file to file. Of several files one may be empty. Raises as `files.records` does.
     """
-    number = 0
+    records = _captured(paths) if are_captured else _records(paths, len(paths) > 1)
+    for number, ((path, line), text) in enumerate(records):
+        yield Row(number, str(path), line, text)
+
+
+def _records(paths: Iterable[Path], may_be_empty: bool) -> Iterator[tuple[tuple[Path, int], str]]:
+    """((file, number), text) of the files' records."""
     for path in paths:
-        records = file_records(path, may_be_empty=len(paths) > 1)
-        for line, text in captured.uncovered(records) if are_captured else records:
-            yield Row(number, str(path), line, text)
-            number += 1
+        for line, text in file_records(path, may_be_empty):
+            yield (path, line), text
+
+
+def _captured(paths: Sequence[Path]) -> Iterator[tuple[tuple[Path, int], str]]:
+    """The records that no later one of the same conversation covers: of the same file, or of the same log."""
+    may_be_empty = len(paths) > 1
+    was_log = False
+
+    def goes_on(path: Path) -> bool:
+        nonlocal was_log
+        is_log = _is_log(path, may_be_empty)
+        was_log = was_log if is_log is None else is_log
+        return was_log
+
+    for is_log, group in groupby(paths, goes_on):
+        if is_log:
+            yield from captured_conversations.conversations(_records(group, may_be_empty))
+            continue
+        for path in group:
+            for line, text in captured.uncovered(file_records(path, may_be_empty)):
+                yield (path, line), text
+
+
+def _is_log(path: Path, may_be_empty: bool) -> bool | None:
+    """Whether it is a capture log, by its first record that is not torn; None if it has none."""
+    told = (captured_log.is_log(text) for _, text in file_records(path, may_be_empty))
+    return next((is_log for is_log in told if is_log is not None), None)
 
 
 def file_records(path: Path, may_be_empty: bool) -> Iterator[tuple[int, str]]:
@@ -104,6 +136,7 @@ def fill(
     recipe = replace(reading.recipe, measured_share=MEASURED / max(drawn, 1))
     order = mixture.sample(own.rows, None, seed, f"{reading.name}/count")
     place = np.argsort(order)
+    twins = Kept()
     front, back = 0, own.rows  # what is drawn before the one and from the other on is converted
     good = [0, 0]
     while front < back:
@@ -115,9 +148,11 @@ def fill(
         chosen[order[front : front + ahead]] = chosen[order[back - behind : back]] = True
         picked = (row for row in reading.rows(own.rows) if chosen[row.number])
         for kept, rejects in _converted(reading.name, recipe, picked, ahead + behind, run):
+            doubles = {row.row: twin for row in kept if row.row and (twin := _twin(row, twins))}
             for row in kept:
-                shelf.add(row, heldout_families)
-            for reject in rejects:
+                if row.row not in doubles:
+                    shelf.add(row, heldout_families)
+            for reject in _with_doubles(reading.name, rejects, doubles):
                 summary.reject(reject)
                 rejected.write(json.dumps(vars(reject)) + "\n")  # ASCII: it may be no valid UTF-8
         front, back = front + ahead, back - behind
@@ -125,6 +160,21 @@ def fill(
         to_train = ~np.logical_or(*_held_back(reading, own.rows, seed, Sides()))
         good = [int((places[to_train] < front).sum()), int((places >= back).sum())]
     own.not_drawn = back - front
+
+
+def _twin(row: Converted, twins: Kept) -> str | None:
+    """Where a row of a capture log stands of which this one is a near-duplicate, None if it is none."""
+    if row.likeness is None or row.row is None:
+        return None
+    return twins.twin(row.likeness, f"{row.row.file}:{row.row.line}")
+
+
+def _with_doubles(name: str, rejects: Sequence[Reject], doubles: Mapping[Row, str]) -> Iterator[Reject]:
+    """The rejects, and those of near-duplicates, which may have been kept in part before."""
+    places = {(row.file, row.line) for row in doubles}
+    yield from (reject for reject in rejects if (reject.file, reject.line) not in places)
+    for row, twin in doubles.items():
+        yield Reject(name, row.file, row.line, f"a near-duplicate: of the dialogue in {twin}", False, 0, row.text)
 
 
 def _converted(

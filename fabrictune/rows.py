@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from fabrictune import dialogue as dialogues
-from fabrictune import mixture, protocol
+from fabrictune import keeping, mixture, protocol
 from fabrictune.dialogue import Dialogue, Exchange, Json
 from fabrictune.fitting import Fitted, Piece, Write, fit
 from fabrictune.formats import (
     agentfabric,
     alpaca,
     captured,
+    captured_log,
     messages,
     ms_agent,
     ms_bench,
@@ -27,6 +28,7 @@ from fabrictune.formats import (
     toolbench,
     values,
 )
+from fabrictune.keeping import Likeness
 from fabrictune.lengths import Ruler
 
 READERS: Mapping[str, Callable[[Mapping[str, Any]], Dialogue]] = {
@@ -115,13 +117,18 @@ class Facts:
 
 @dataclass(frozen=True)
 class Converted:
-    """A row that was kept: for each dialogue that became of it a line of Facts, one of the dialogue, then its lines."""
+    """A row that was kept: for each dialogue that became of it a line of Facts, one of the dialogue, then its lines.
+
+    What is kept of a capture log has a `likeness`, by which near-duplicates are found, and the row that it was.
+    """
 
     number: int
     blob: bytes
     keys: tuple[int, ...]
     family: str
     is_complete: bool
+    likeness: Likeness | None = None
+    row: Row | None = None
 
 
 class Converter:
@@ -135,7 +142,7 @@ class Converter:
     def convert(self, row: Row) -> tuple[Converted | None, Reject | None]:
         """What is kept of the row, and why all or part of it is not."""
         try:
-            dialogue = READERS[self.recipe.source](_object(row.text))
+            dialogue, cut, likeness = self._read(_object(row.text))
             own = f":{dialogue.id}" if dialogue.id else ""
             dialogue = replace(dialogue, id=f"{self.recipe.name}/{row.number + 1}{own}")
             msgspec.json.encode(dialogue)  # refuses text that no file can hold, before a tokenizer stumbles over it
@@ -144,12 +151,28 @@ class Converter:
             blob = b"".join(self._lines(piece, fitted, measured) for piece in fitted.pieces)
         except (ValueError, RecursionError) as error:
             return None, self._reject(row, _reason(error))
-        lost = self._lost(dialogue, fitted)
+        lost = "; ".join(filter(None, [cut, *self._lost(dialogue, fitted)]))
         reject = self._reject(row, lost, fitted) if lost else None
         if not fitted.pieces:
             return None, reject
         is_testable = dialogue.is_complete and all(piece.is_whole for piece in fitted.pieces)
-        return Converted(row.number, blob, mixture.keys(dialogue), dialogue.family, is_testable), reject
+        return Converted(
+            row.number,
+            blob,
+            mixture.keys(dialogue),
+            dialogue.family,
+            is_testable,
+            likeness,
+            row if likeness else None,
+        ), reject
+
+    def _read(self, row: dict[str, Any]) -> tuple[Dialogue, str, Likeness | None]:
+        """The row's dialogue, why its last turns are not in it, and what it is compared by, both of a capture log."""
+        if self.recipe.source != "agentfabric" or not captured_log.is_line(row):
+            return READERS[self.recipe.source](row), "", None
+        recorded = captured_log.parse(row)
+        dialogue, cut = keeping.keep(recorded.dialogue, recorded.turns, recorded.faults)
+        return dialogue, cut, keeping.likeness(dialogue)
 
     def _fitted(self, dialogue: Dialogue, measured: bool) -> Fitted:
         if self.foreign:
@@ -208,8 +231,8 @@ class Converter:
         )
         return b"\n".join([msgspec.json.encode(facts), msgspec.json.encode(dialogue), *lines, b""])
 
-    def _lost(self, dialogue: Dialogue, fitted: Fitted) -> str:
-        """What of the dialogue is not written, "" if all is."""
+    def _lost(self, dialogue: Dialogue, fitted: Fitted) -> list[str]:
+        """What of the dialogue is not written."""
         reasons = []
         if fitted.left_out:
             kept = sum(len(piece.exchanges) for piece in fitted.pieces)
@@ -223,7 +246,7 @@ class Converter:
                 f"calls after one whose result is not known: {pending - 1} of {pending}, which the client would only "
                 f"ask for when it has that result"
             )
-        return "; ".join(reasons)
+        return reasons
 
     def _reject(self, row: Row, reason: str, fitted: Fitted | None = None) -> Reject:
         in_part, too_long = (bool(fitted.pieces), fitted.too_long) if fitted else (False, 0)

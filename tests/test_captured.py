@@ -3,6 +3,7 @@
 import json
 import posixpath
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -434,6 +435,24 @@ def test_names_with_blanks_or_chinese_are_found_in_the_scripts_list() -> None:
     listing = faulty_line("room", name="big lamp") + "\n\n" + faulty_line("", name="灯")
     row = scripted(listing, react("{}", name="灯"), names=json.dumps(["big lamp", "灯"])[1:-1])
     assert [tool.name for tool in captured.parse(row).tools] == ["big lamp", "灯"]
+
+
+def test_a_tool_list_made_to_be_slow_to_read_is_refused_in_a_second() -> None:
+    listing = "a: b API。" * 400 + ' 输入参数: {"type": "object", "properties": {"' * 400
+    start = time.process_time()
+    with pytest.raises(ValueError, match="^the tool list cannot be read: "):
+        captured.parse(scripted(listing, "Hello.", names='"a"'))
+    assert time.process_time() - start < 1
+
+
+def test_knowledge_with_too_many_prompts_to_try_is_refused_in_a_second() -> None:
+    row = json.loads(json.dumps(chat(BARE, reply="Hi")))
+    system = row["messages"][0]["content"]
+    row["messages"][0]["content"] = protocol.KNOWLEDGE["en"].format(knowledge=system * 100) + system
+    start = time.process_time()
+    with pytest.raises(ValueError, match="^the system message can be read in too many ways: "):
+        captured.parse(row)
+    assert time.process_time() - start < 1
 
 
 def test_ascii_in_place_of_full_width_punctuation_changes_nothing() -> None:

@@ -21,10 +21,12 @@ import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
+from capture_log import asked, call, calling, of_openai, recorded, write
+from capture_log import line as log_line
 from hydra import compose, initialize_config_dir
 
 from fabrictune import config as configuration
-from fabrictune import conversion, evaluation, training
+from fabrictune import conversion, evaluation, protocol, training
 from fabrictune import rows as row_conversion
 from fabrictune.config import Config, typed
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
@@ -1052,3 +1054,138 @@ def test_the_card_shows_the_numbers_of_the_statistics_and_needs_nothing_else(tmp
         assert kind.removeprefix("file: ") in shown
     samples = [text for text in page.texts if text in {*(f"Is it {number}?" for number in range(1500))}]
     assert len(samples) >= 5  # of ten dialogues drawn by chance nearly all are of the larger source
+
+
+# Capture logs
+
+
+THANKS = ("Thanks", ["Welcome."], [])
+USED_AS_SENT = ("data.test_ratio=0", "data.other_break=0")  # so that requests are written as the log holds them
+
+
+def sent(*lines: dict) -> list[str]:
+    """The requests and replies of the lines, as training rows have them."""
+    return sorted(json.dumps([one["request"]["messages"], one["reply"]]) for one in lines)
+
+
+def trained(out: Path) -> list[str]:
+    """The same of train.jsonl; a call ends there with the stop word."""
+    replies = ((row["messages"], "".join(span["text"] for span in row["reply"])) for row in rows(out / "train.jsonl"))
+    return sorted(json.dumps([messages, reply.removesuffix("Observation:")]) for messages, reply in replies)
+
+
+@pytest.mark.parametrize("format", ["agentfabric", "agentfabric_v072"])
+def test_what_is_good_in_a_capture_log_is_trained_on_as_the_client_sent_it(tmp_path: Path, format: str) -> None:
+    dialect = protocol.DIALECTS[format]
+    users = [
+        recorded(asked("Oslo"), THANKS, asked("Rome"), dialect=dialect),
+        recorded(("北京天气？", ["我看看。\n" + call("北京"), " 北京晴，21度。"], ["晴，21度"]), dialect=dialect),
+        recorded(("And nothing?", ["Nothing, then."], []), tools=(), dialect=dialect),
+        recorded(
+            ("Two?", [call("Kiel"), call("Bern", days=2), " Kiel 3, Bern 4."], ["3", "4"]),
+            instruction="你是小天。",
+            dialect=dialect,
+        ),
+    ]
+    mixed = [user.pop(0) for _ in range(9) for user in users if user]
+    write(tmp_path / "log/capture-20261123T031400Z-0001.jsonl", mixed[:4])
+    torn = write(tmp_path / "log/capture-20261123T031500Z-0002.jsonl", mixed[4:])
+    with torn.open("a", encoding="utf-8") as file:
+        file.write('{"id": "12", "time": "2026-')
+    out = converted(tmp_path, *reading(tmp_path / "log", "agentfabric"), f"data.format={format}", *USED_AS_SENT)
+    assert trained(out) == sent(*mixed)
+    stats = check_accounts(out)
+    assert stats["rejected_by_reason"] == {"file: no JSON": 1}
+    (reject,) = rows(out / "rejects.jsonl")
+    assert (reject["file"], reject["line"]) == (str(torn), len(mixed) - 3)
+    assert stats["sources"]["file"] | {"rows": 5, "used": 4, "covered": len(mixed) - 4} == stats["sources"]["file"]
+
+
+def test_what_a_person_would_not_keep_of_a_capture_log_is_left_out_by_reason(tmp_path: Path) -> None:
+    good = recorded(asked("Oslo"))
+    part = recorded(asked("Rome"), ("And Bern?", [call("Bern"), " Bern has 30 degrees."], ["21 degrees"]), THANKS)
+    cut = recorded(asked("Turin"), THANKS)
+    cut[1]["finish_reason"] = "length"
+    lines = [
+        *good,
+        *part,
+        *recorded(("Kiel?", [call("Kiel"), " Sorry."], [protocol.failure("weather", "{}", "boom")])),
+        *recorded(("Lyon?", [call("Lyon"), call("Lyon"), " Lyon has 5."], ["5", "5"])),
+        *recorded(("Nice?", [call("Nice", unit="K"), " Nice has 5."], ["5"])),
+        *cut,
+        *recorded(("Pisa?", [call("Pisa"), " Pisa has 5."], ["5"]))[:1],
+        *recorded(asked("Graz"))[:1],
+        good[-1] | {"status": 429, "error": "slow down", "reply": ""},
+        log_line({"input": "x"}, "", path="/v1/embeddings"),
+        log_line({"messages": [{"role": "user", "content": "Hi"}]}, "Hello."),
+        *recorded(("what is the weather in OSLO", [call("Oslo"), " Oslo is hot."], ["hot"])),
+    ]
+    log = write(tmp_path / "capture-20261123T031400Z-0001.jsonl", lines)
+    out = converted(tmp_path, *reading(log, "agentfabric"), *USED_AS_SENT)
+    assert trained(out) == sent(*good, *part[:2])
+    stats = check_accounts(out)
+    assert stats["kept_in_part"] == 1
+    assert stats["rejected_by_reason"] == {
+        f"file: {reason}": count
+        for reason, count in {
+            "a turn that did not end": 2,
+            "an answer that is not grounded": 1,
+            "a tool failed": 1,
+            "a call is repeated": 1,
+            "arguments that do not fit the tool": 1,
+            "a reply that did not end by itself": 1,
+            "a request that failed": 1,
+            "no request of a chat": 1,
+            "neither tools nor AgentFabric's system message": 1,
+            "a near-duplicate": 1,
+        }.items()
+    }
+    rejects = {reject["line"]: reject for reject in rows(out / "rejects.jsonl")}
+    assert [place for place, reject in rejects.items() if reject["in_part"]] == [len(good) + len(part)]
+    assert rejects[7]["reason"] == "an answer that is not grounded: turn 2 of 3: nobody told '30'"
+    assert rejects[len(lines)]["reason"] == f"a near-duplicate: of the dialogue in {log}:2"
+    assert json.loads(rejects[len(lines)]["row"]) == lines[-1]
+    page = Page((out / "card.html").read_text(encoding="utf-8"))
+    assert {kind.removeprefix("file: ") for kind in stats["rejected_by_reason"]} <= set(page.texts)
+
+
+def test_a_near_duplicate_that_was_cut_is_left_out_once(tmp_path: Path) -> None:
+    bad = ("And Bern?", [call("Bern"), " Bern has 30 degrees."], ["21 degrees"])
+    lines = [*recorded(asked("Oslo")), *recorded(asked("Oslo", "rain, 5 degrees"), bad)]
+    out = converted(tmp_path, *reading(write(tmp_path / "log.jsonl", lines), "agentfabric"), *USED_AS_SENT)
+    (reject,) = rows(out / "rejects.jsonl")
+    assert (reject["line"], reject["in_part"]) == (6, False)
+    assert reject["reason"].startswith("a near-duplicate: of the dialogue in ")
+    check_accounts(out)
+
+
+def test_of_a_capture_log_a_count_takes_so_many_dialogues_that_are_no_near_duplicates(tmp_path: Path) -> None:
+    lines = [one for number in range(40) for one in recorded(asked(f"City {number % 10}"))]
+    source = (*reading(write(tmp_path / "log.jsonl", lines), "agentfabric"), "data.mix.file.count=10")
+    out = converted(tmp_path, *source, *USED_AS_SENT)
+    assert len(ids(out / "train.jsonl")) == 10
+    assert len({row["messages"][1]["content"] for row in rows(out / "train.jsonl") if row["step"] == 0}) == 10
+    check_accounts(out)
+
+
+def test_clients_that_send_tools_may_stand_in_the_same_capture_log(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "Oslo?"}, calling(1, "Oslo")]
+    said += [
+        {"role": "tool", "tool_call_id": "call_1_0", "content": "21"},
+        {"role": "assistant", "content": "It is 21."},
+    ]
+    lines = [*of_openai(*said), *recorded(asked("Rome"))]
+    log = write(tmp_path / "log.jsonl", [lines[0], lines[2], lines[1], lines[3]])
+    out = converted(tmp_path, *reading(log, "agentfabric"), *USED_AS_SENT)
+    written_rows = rows(out / "train.jsonl")
+    assert len(written_rows) == 4
+    own = [
+        row
+        for row in written_rows
+        if row["messages"][-1]["content"].startswith("(. you can use tools: [weather,时钟])Oslo?")
+    ]
+    assert [("".join(span["text"] for span in row["reply"])) for row in own] == [
+        call("Oslo") + "Observation:",
+        " It is 21.",
+    ]
+    assert check_accounts(out)["sources"]["file"]["covered"] == 2

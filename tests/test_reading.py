@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from capture_log import asked, recorded, write
 
 from fabrictune.mixture import Part, Sides
-from fabrictune.reading import Reading, divide, fill
+from fabrictune.reading import Reading, divide, file_rows, fill
 from fabrictune.rows import Recipe, Row
 from fabrictune.shelf import Shelf
 from fabrictune.summary import SourceSummary, Summary
@@ -75,3 +76,44 @@ def test_bad_rows_among_the_last_drawn_are_made_up_for(tmp_path: Path) -> None:
     texts = [talk(f"What is {n}?", "" if n % 3 else "I see.") for n in range(1200)]
     parts, own = read(tmp_path, texts, 100, held_back=12)
     assert (len(parts[Part.general]), own.used) == (12, 100)
+
+
+THANKS = ("Thanks", ["Welcome."], [])
+
+
+def test_a_conversation_of_a_capture_log_may_go_on_in_the_next_file(tmp_path: Path) -> None:
+    lines = recorded(asked("Oslo"), THANKS, asked("Rome"))
+    paths = [write(tmp_path / f"capture-20261123T03140{n}Z-0001.jsonl", [one]) for n, one in enumerate(lines)]
+    (row,) = file_rows(paths, are_captured=True)
+    assert (row.number, row.file, row.line) == (0, str(paths[-1]), 1)
+    assert "faults" not in json.loads(row.text)
+    assert len(list(file_rows(paths, are_captured=False))) == len(lines)
+
+
+def test_captured_rows_of_other_files_stay_each_files_own(tmp_path: Path) -> None:
+    lines = recorded(asked("Oslo"), THANKS)
+    plain = [{"request": one["request"], "reply": one["reply"]} for one in lines]
+    paths = [write(tmp_path / "1.jsonl", plain[:2]), write(tmp_path / "2.jsonl", plain[2:])]
+    paths += [write(tmp_path / "3.jsonl", lines[:2]), write(tmp_path / "4.jsonl", lines[2:])]
+    empty = tmp_path / "5.jsonl"
+    empty.touch()
+    found = [(Path(row.file).name, row.line) for row in file_rows([*paths, empty], are_captured=True)]
+    assert found == [("1.jsonl", 2), ("2.jsonl", 1), ("4.jsonl", 1)]
+
+
+@pytest.mark.parametrize("torn", ["", '{"id": "1", "requ', "\0\0\n"])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_an_empty_or_torn_file_amid_a_log_parts_no_conversation(tmp_path: Path, torn: str, place: int) -> None:
+    files = [[one] for one in recorded(asked("Oslo"), THANKS)]
+    paths = [write(tmp_path / f"{2 * n + 1}.jsonl", lines) for n, lines in enumerate(files)]
+    bad = tmp_path / f"{2 * place}.jsonl"
+    bad.write_text(torn)
+    found = {Path(row.file).name: row for row in file_rows(sorted([*paths, bad]), are_captured=True)}
+    assert sorted(found) == sorted(["5.jsonl", *([bad.name] if torn else [])])
+    assert "faults" not in json.loads(found["5.jsonl"].text)
+
+
+def test_a_log_whose_first_line_is_torn_is_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "1.jsonl", recorded(asked("Oslo"), THANKS))
+    path.write_text('{"id": "1", "requ\n' + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert [row.line for row in file_rows([path], are_captured=True)] == [1, 4]

@@ -34,6 +34,7 @@ from fabrictune.formats.captured_trace import (
 )
 
 REPLY_KEYS = ("reply", "response", "completion")
+STATE_BYTES = 16
 # Of a result, what tells two rows apart: less than any client keeps, so that a cut result equals the whole one.
 RESULT_CHARACTERS = 1000
 
@@ -46,22 +47,26 @@ def parse(row: Mapping[str, Any]) -> Dialogue:
     Raises ValueError saying what cannot be read, or what in a reply must not be learned: two calls, an invented
     result, arguments that are no JSON object, a tool that is not on offer.
     """
-    frame = _frame(row)
+    frame = read_frame(row)
     opening = read_opening(frame.system, frame.newest)
     if opening is None:
         if "conversations" in row:
             said = [*frame.past, (frame.newest, frame.reply)]
             return read_script_row(frame.id, frame.system, said)
-        raise ValueError(f"the newest user message lacks the client's prefix: {frame.newest[:120]!r}")
+        raise no_prefix(frame)
     turns = [Turn(query, *read_transcript(text)) for query, text in frame.past]
-    turns.append(_newest_turn(frame, opening))
+    turns.append(newest_turn(frame, opening))
     system = opening.system
     check_offer(system.tools, turns, "a call to a tool that is not on offer")
     return Dialogue(frame.id, system.tools, tuple(turns), opening.instruction, system.knowledge)
 
 
+def no_prefix(frame: Frame) -> ValueError:
+    return ValueError(f"the newest user message lacks the client's prefix: {frame.newest[:120]!r}")
+
+
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """A row's messages by their places. `opened` is the assistant message that the reply continues, "" in a chat body.
 
     `query` is the newest user's own words, where the row gives them apart.
@@ -76,7 +81,8 @@ class _Frame:
     query: str | None
 
 
-def _frame(row: Mapping[str, Any]) -> _Frame:
+def read_frame(row: Mapping[str, Any]) -> Frame:
+    """The row's messages by their places. Raises ValueError where they or the reply are none of a client's."""
     messages = conversations.read(row) if "conversations" in row else _chat_messages(row)
     reply = next((row[key] for key in REPLY_KEYS if row.get(key) is not None), None)
     if reply is None and messages[-1][0] == "assistant":
@@ -89,7 +95,7 @@ def _frame(row: Mapping[str, Any]) -> _Frame:
     if len(texts) < 2:
         raise ValueError("the row has no user message: it ends with the system message")
     opened = texts.pop() if len(texts) % 2 else ""
-    return _Frame(
+    return Frame(
         id=str(row.get("id") or row.get("dialogue") or ""),
         system=texts[0],
         past=tuple(zip(texts[1:-1:2], texts[2::2], strict=True)),
@@ -119,13 +125,14 @@ def _reply_text(reply: Json) -> str:
     return reply
 
 
-def _newest_turn(frame: _Frame, opening: Opening) -> Turn:
+def newest_turn(frame: Frame, opening: Opening) -> Turn:
+    """The turn that the reply belongs to. Raises ValueError for what cannot be read or must not be learned."""
     query, steps = _asked(frame, opening.rest)
     answer, pending = read_reply(frame.reply)
     return Turn(query, steps, answer, opening.files, pending)
 
 
-def _asked(frame: _Frame, text: str) -> tuple[str, tuple[Step, ...]]:
+def _asked(frame: Frame, text: str) -> tuple[str, tuple[Step, ...]]:
     """(query, steps so far) of the newest user message, given without the client's words before it."""
     if frame.query is not None and not text.startswith(frame.query):
         raise ValueError(f"query is not what the newest user message begins with: {frame.query[:120]!r}")
@@ -215,23 +222,33 @@ def _release(waiting: dict[int, _Seen], lines: dict[bytes, list[int]], line: int
 def _seen(text: str) -> _Seen:
     try:
         row = json.loads(text)
-        frame = _frame(row) if isinstance(row, dict) else None
+        frame = read_frame(row) if isinstance(row, dict) else None
         opening = read_opening(frame.system, frame.newest) if frame else None
     except (ValueError, RecursionError):
         return _Seen(text)
     if frame is None or opening is None:
         return _Seen(text)
-    said = (opening.system.tools, opening.instruction, opening.system.knowledge)
-    conversation = blake2b(_bytes(repr(said)), digest_size=16)
-    held: list[bytes] = []
-    for query, transcript in frame.past:
-        held += _add(conversation, query + transcript)
-        held.append(conversation.digest())
-        conversation.update(b"\n")
-    held += _add(conversation, opening.rest + "\n" + frame.opened)
-    conversation.update(_squeezed(frame.reply.partition("Observation:")[0]))
+    held, state = states(frame, opening)
+    told = digest(opening.system.knowledge)
     asked = frame.query if frame.opened or opening.rest.endswith(END) else opening.rest
-    return _Seen(text, conversation.digest(), tuple(held), len(frame.past), opening.rest, asked)
+    return _Seen(text, state + told, tuple(state + told for _, state in held), len(frame.past), opening.rest, asked)
+
+
+def states(frame: Frame, opening: Opening) -> tuple[list[tuple[int, bytes]], bytes]:
+    """What stands for the conversation after each earlier reply, with the number of its turn, and after the reply.
+
+    The agent's knowledge is no part of it: the client looks it up anew for each query.
+    """
+    said = (opening.system.tools, opening.instruction)
+    conversation = blake2b(_bytes(repr(said)), digest_size=STATE_BYTES)
+    held: list[tuple[int, bytes]] = []
+    for number, (query, transcript) in enumerate(frame.past):
+        held += [(number, state) for state in _add(conversation, query + transcript)]
+        held.append((number, conversation.digest()))
+        conversation.update(b"\n")
+    held += [(len(frame.past), state) for state in _add(conversation, opening.rest + "\n" + frame.opened)]
+    conversation.update(_squeezed(frame.reply.partition("Observation:")[0]))
+    return held, conversation.digest()
 
 
 def _add(conversation: blake2b, text: str) -> list[bytes]:
@@ -244,6 +261,11 @@ def _add(conversation: blake2b, text: str) -> list[bytes]:
         at = result.end()
     conversation.update(_squeezed(text[at:]))
     return states
+
+
+def digest(text: str) -> bytes:
+    """Eight bytes that stand for the text."""
+    return blake2b(_bytes(text), digest_size=8).digest()
 
 
 def _squeezed(text: str) -> bytes:

@@ -127,7 +127,7 @@ def _called(text: str) -> tuple[str, Call]:
         raise ValueError(f"a call that cannot be read: {text[-200:]!r}")
     written = text[found.end() :].strip()
     try:
-        arguments = _arguments(written)
+        arguments = read_arguments(written)
     except ValueError:
         if "Observation:" in written:
             raise ValueError(f"a reply invents a result: {written[:200]!r}") from None
@@ -137,7 +137,8 @@ def _called(text: str) -> tuple[str, Call]:
     return text[: found.start()], Call(found["name"].strip(), arguments)
 
 
-def _arguments(text: str) -> dict[str, Json]:
+def read_arguments(text: str) -> dict[str, Json]:
+    """The arguments of a call, however its client writes JSON. Raises ValueError if they are no object."""
     for read in (values.read, _from_json5):
         try:
             value = read(text)
