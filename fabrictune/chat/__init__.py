@@ -1,0 +1,1 @@
+"""The page on which served models are tried: a turn as it happens, its pictures, and tools to call."""
