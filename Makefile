@@ -17,10 +17,10 @@ WORKERS ?= 2
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo convert train merge serve evaluate test unit e2e gpu lint format lock clean
+.PHONY: help install demo convert train merge serve evaluate agentfabric test unit e2e test-clients gpu lint format lock lock-clients clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  ARGS="..." passes overrides on, e.g. make train ARGS="+experiment=demo lora.rank=8"'
 
 install: $(STAMP)  ## make .venv from the lock file (CPU or GPU, whichever is here)
@@ -42,10 +42,13 @@ demo: install  ## the whole path on the embedded model: convert, train, merge, s
 	@$(PY) evaluate.py +experiment=demo resume=true
 	@echo "The run is in outputs/demo/main. Talk to its model: make serve ARGS='+experiment=demo'"
 
+agentfabric: install  ## put the served model into AgentFabric's model_config.json: DIR=FOLDER
+	@$(PY) serve.py serve=register serve.agentfabric="$(DIR)" $(ARGS)
+
 convert train merge serve evaluate: install  ## one step, with ARGS="..."
 	@$(PY) $@.py $(ARGS)
 
-# One after the other the tests keep one core busy and take 36 minutes on two; a file's tests stay together, for they share
+# One after the other the tests keep little more than one core of two busy; a file's tests stay together, for they share
 # what they set up.
 test: install  ## all tests, unit and end to end, WORKERS files at a time
 	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile
@@ -55,6 +58,20 @@ unit: install  ## the tests without servers and launchers
 
 e2e: install  ## the tests with real vLLM and launchers, and runs that are killed
 	@$(PY) -m pytest -q -m e2e
+
+CLIENTS := openai_sdk langchain role_play react_chat
+UV := $(VENV)/bin/uv
+
+test-clients: install $(CLIENTS:%=.venvs/%/.installed)  ## real clients, each in its own environment, against MODEL=FOLDER (the demo's)
+	@test -f "$(or $(MODEL),outputs/demo/main/merge/model)/config.json" || { echo "error: no model to play against;" \
+	  "make demo makes one, or give MODEL=FOLDER of a merged one"; exit 1; }
+	@MODEL="$(MODEL)" FORMAT="$(FORMAT)" $(PY) -m pytest -q tests/clients
+
+.venvs/%/.installed: tests/clients/requirements-%.txt | install
+	@echo "installing the client $* into .venvs/$*"
+	@$(UV) venv -q --clear --python $(PY) .venvs/$*
+	@$(UV) pip install -q --python .venvs/$*/bin/python --no-deps -r $<
+	@touch $@
 
 gpu: install  ## the tests that need a CUDA device
 	@$(PY) -m pytest -q -m gpu
@@ -66,7 +83,7 @@ format: install  ## rewrite the code in the house format
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
 COMPILE = ../$(VENV)/bin/uv pip compile ../pyproject.toml -p 3.11 -q --upgrade --no-header --no-annotate \
-	--python-platform x86_64-unknown-linux-gnu --extra demo --extra sweep --extra bfcl --extra dev
+	--python-platform x86_64-unknown-linux-gnu --extra demo --extra sweep --extra bfcl --extra chat --extra dev
 
 # Only the CPU lock may look where torch's CPU build lies: from that build's needs the CUDA libraries are missing.
 lock: install  ## renew both lock files
@@ -74,6 +91,11 @@ lock: install  ## renew both lock files
 	  --extra serve-cpu --override overrides-cpu.txt -o cpu.txt > /dev/null && sed -i 's/+cpu$$//' cpu.txt
 	@cd requirements && $(COMPILE) --extra serve-gpu --override overrides-gpu.txt -o gpu.txt > /dev/null
 	@wc -l requirements/cpu.txt requirements/gpu.txt
+
+lock-clients: install  ## renew the lock files of the clients in tests/clients
+	@cd tests/clients && for client in $(CLIENTS); do \
+	  ../../$(UV) pip compile requirements-$$client.in -p 3.11 -q --upgrade --no-header --no-annotate \
+	    --python-platform x86_64-unknown-linux-gnu -o requirements-$$client.txt > /dev/null || exit 1; done
 
 clean:  ## remove the runs, not the environment
 	rm -rf outputs multirun

@@ -16,7 +16,20 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import integers, lists
 
-from benchmarks import convert, convert_plain, evaluate, evaluate_plain, measure, nll, ties, train, train_plain, work
+from benchmarks import (
+    capture,
+    convert,
+    convert_plain,
+    evaluate,
+    evaluate_plain,
+    measure,
+    merge,
+    nll,
+    ties,
+    train,
+    train_plain,
+    work,
+)
 from fabrictune import client
 from fabrictune.dialogue import Reply, Tool
 from fabrictune.formats import ms_agent
@@ -384,3 +397,34 @@ def test_the_plain_loop_s_replies_are_greedy_cut_at_the_stop_string_and_the_same
     assert cut == Reply(other.text[:3], stopped=True)
     (none,) = evaluate_plain.generator(str(tiny_model), 4090)([long])
     assert none == Reply("", stopped=False)
+
+
+def table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The head and the lines of the one table in a file of markdown."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return head, rows
+
+
+def test_a_small_merge_is_peft_s_and_its_figures_are_told(tmp_path, monkeypatch) -> None:
+    tiny = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 512}
+    monkeypatch.setattr(merge, "SHAPE", merge.SHAPE | tiny)
+    monkeypatch.setattr(merge, "SHARD", 100_000)
+    target = tmp_path / "table.md"
+    merge.main(["--layers", "2", "--compare", "--scratch", str(tmp_path), "--markdown", str(target)])
+    head, rows = table(target)
+    assert head == list(merge.COLUMNS) and [row[0] for row in rows] == [label for label, _ in merge.SIDES.values()]
+    assert all(int(row[5].replace(",", "")) > 1 for row in rows)
+    found = re.search(r"Of ([\d,]+) numbers ([\d,]+) differ", target.read_text(encoding="utf-8"))
+    total, other = (int(number.replace(",", "")) for number in found.groups())
+    assert total > 100_000 and other == 0
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_a_small_run_through_the_proxy_records_every_reply(tmp_path) -> None:
+    target = tmp_path / "table.md"
+    words = ["--repeats", "1", "--requests", "1", "--streams", "2", "--scratch", str(tmp_path)]
+    capture.main([*words, "--markdown", str(target)])
+    head, rows = table(target)
+    assert head == list(capture.COLUMNS)
+    assert [row[:3] for row in rows] == [[side, "1", "2"] for side in ("straight", "through the proxy", "and redacted")]
