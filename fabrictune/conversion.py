@@ -45,6 +45,7 @@ def convert(config: Config) -> None:
     folder = config.run_folder / "convert"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or its threads, once begun here, would block every forked worker
     paths = _all_paths(config)
+    sizes = {path: path.stat().st_size for own in paths.values() for path in own}
     stage = record.open_stage(
         folder, settings(config, paths), overwrite=config.overwrite, resume=config.resume, continues=False
     )
@@ -70,6 +71,7 @@ def convert(config: Config) -> None:
             )
             summary.sources[name] = SourceSummary(_place(entry, config))
         _read_all(readings, config, paths, summary, folder)
+        _check_unchanged(sizes)
         _check_used(readings, summary)
         samples = _write(readings, summary, config.seed, folder)
         _write_general(readings, folder)
@@ -224,6 +226,16 @@ def _read_all(
             divide(one, wanted, config.seed, data.test_ratio, sides, summary)
     if failure:  # not before rejects.jsonl has taken its name
         raise ValueError(failure)
+
+
+def _check_unchanged(sizes: dict[Path, int]) -> None:
+    """Raises ValueError at a file that is no longer as large as it was: it is read more than once."""
+    for path, size in sizes.items():
+        if (now := path.stat().st_size) != size:
+            raise ValueError(
+                f"{path} had {size:,} bytes and has {now:,} now that it is read: end what writes to it (a capture "
+                "proxy by Ctrl-C), or convert a copy of it, and convert again with overwrite=true"
+            )
 
 
 def _nothing_read(reading: Reading, summary: Summary, folder: Path) -> str:

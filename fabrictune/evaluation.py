@@ -58,9 +58,8 @@ def evaluate(config: Config) -> None:
         record.write_json(stage.folder / "scores.json", scored)
         titles = {f"model {label}": model.title for label, model in models.items()}
         _write_report(stage.folder, scored, rows, run, titles, config.seed)
-        if model_card.TUNED in labels:
-            merged = record.settings_of(run / "merge")
-            model_card.write(run / "merge" / "model", model_card.read(run, config.convert_folder, merged))
+        if model_card.TUNED in labels and (facts := model_card.scored(run)):
+            model_card.write(run / "merge" / "model", facts)
         stage.finish(rows=len(rows), predictions=record.file_hash(stage.folder / "predictions.jsonl"))
     scoreboard.show(json.loads((stage.folder / "scores.json").read_text(encoding="utf-8")))
     logger.info(

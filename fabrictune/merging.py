@@ -63,7 +63,9 @@ def merge(config: Config) -> None:
     folder = stage.folder / "model"
     with aside(folder) as part:
         write(prepared, part)
-        model_card.write(part, model_card.read(config.run_folder, config.convert_folder, settings))
+        facts = model_card.read(config.run_folder, config.convert_folder, settings)
+        model_card.write(part, facts)
+    model_card.keep(stage.folder, facts)
     written = sorted(path for path in folder.rglob("*") if path.is_file())
     stage.finish(files=[str(path.relative_to(folder)) for path in written], bytes=_size(written), adapter=str(adapter))
     logger.info("wrote %s; next: %s", folder, command("serve.py", config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fabrictune import record
 from fabrictune.measures import HEADLINES, MEASURES
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+KEPT = "card.json"
 TUNED = "tuned"  # what an evaluation calls the run's own merged model
 _LANGUAGES = ("en", "zh")
 
@@ -36,19 +37,23 @@ class Facts:
 
 
 def read(run: Path, convert: Path, merge: Plain) -> Facts:
-    """The facts in a run's folder. `merge` are the settings of a merge; only of the run's own adapter is more known.
+    """What a run's folder tells of the model that is merged now, by these settings.
 
-    Scores count that are of the model which lies in the run's merge/ now.
+    Of an adapter from elsewhere no more is known, nor of data that was converted anew since the training.
     """
-    is_own = merge.get("from") is None
-    return Facts(
-        run="/".join(run.parts[-2:]),
-        merge=merge,
-        train=_json(run / "train" / "run.json") if is_own else None,
-        convert=_json(convert / "run.json") if is_own else None,
-        statistics=_json(convert / "stats.json") if is_own else None,
-        scores={folder.name: _known(_json(folder / "scores.json")) for folder in _evaluations(run)},
-    )
+    train = None if merge.get("from") else _json(run / "train" / "run.json")
+    made = _json(convert / "run.json") if train else None
+    if train and made and not train["settings"]["data"].items() <= made["results"]["hashes"].items():
+        made = None
+    statistics = _json(convert / "stats.json") if made else None
+    return Facts("/".join(run.parts[-2:]), merge, train, made, statistics, {})
+
+
+def scored(run: Path) -> Facts | None:
+    """What was known when the run's model was merged, with the scores of that model; None if that was not kept."""
+    kept = _json(run / "merge" / KEPT)
+    scores = {folder.name: _known(_json(folder / "scores.json")) for folder in _evaluations(run)}
+    return Facts(**{**kept, "scores": scores}) if kept else None
 
 
 def render(facts: Facts) -> str:
@@ -78,6 +83,11 @@ def render(facts: Facts) -> str:
         scores=[(suite, _table(suite, scored)) for suite, scored in facts.scores.items()],
     )
     return str(card)
+
+
+def keep(folder: Path, facts: Facts) -> None:
+    """Keeps the facts in the merge's folder: when scores are added, other data or training may lie in the run's."""
+    record.write_json(folder / KEPT, asdict(facts))
 
 
 def write(folder: Path, facts: Facts) -> None:

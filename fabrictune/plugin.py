@@ -7,9 +7,10 @@ vLLM loads this file by its path, with fabrictune installed or on PYTHONPATH:
     --tool-strict-level parameter       (serve.strict: tool_choice "auto" is constrained, too)
 
 tool_choice "required" and a named tool are always constrained, by grammars.structural_tag, because the request asks for
-a call; so is "auto" where a tool says `strict` or parallel_tool_calls is false. Constrained arguments are always valid
-under the tool's schema. A request without tools passes untouched. With tool_choice "none" the model sees the tools all
-the same, as it does in training, and its reply ends where it begins a call, so that nothing but text comes back.
+a call; so is "auto" where a tool says `strict` or parallel_tool_calls is false. Constrained arguments are valid under
+the tool's schema, as far as grammars.py can hold it. A request without tools passes untouched. With tool_choice "none"
+the model sees the tools all the same, as it does in training, and its reply ends where it begins a call, so that
+nothing but text comes back.
 
 Both names stand for one parser (tool_calls says why one is enough); a server names the dialect of its chat template.
 

@@ -24,6 +24,8 @@ from fabrictune.log import logger
 ROUTE = "/v1/chat/completions"
 OTHERS = ("tools", "functions")  # who sends one of these speaks another interface
 DIALECT = "FABRICTUNE_DIALECT"
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # what is no such request, or reply
+DONE = "[DONE]"
 STREAM = {"content-type": "text/event-stream"}
 
 _ASKED = httpx2.Request("POST", "http://upstream")  # of which a response is, for the library to read it
@@ -63,23 +65,17 @@ def retold(body: bytes, dialect: protocol.Dialect) -> tuple[bytes, str] | None:
     try:
         request = json.loads(body)
         prompt = request["messages"][-1]["content"]
-        is_prompt = isinstance(prompt, str) and react_text.is_prompt(prompt)
+        own = request.get("stop") or []
+        is_prompt = isinstance(prompt, str) and isinstance(own, str | list) and react_text.is_prompt(prompt)
         if not is_prompt or any(request.get(key) for key in OTHERS):
             return None
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ):  # whatever it is, the server answers it
+    except UNREADABLE:  # whatever it is, the server answers it
         return None
     try:
         messages = react_text.messages(request["messages"], dialect)
     except (ValueError, RecursionError) as error:
         _warn(str(error))
         return None
-    own = request.get("stop") or []
     stop = [*protocol.STOP, *(one for one in ([own] if isinstance(own, str) else own) if one not in protocol.STOP)]
     listed = [{"role": message.role, "content": message.content} for message in messages]
     return json.dumps(request | {"messages": listed, "stop": stop}).encode(), prompt
@@ -100,7 +96,8 @@ class _Reply:
         self._start: Message = {}
         self._kind = ""
         self._body = b""  # of a whole reply, or of an event that has not come whole
-        self._tellings: dict[int, react_text.Telling] = {}
+        self._tellings: dict[int, react_text.Telling] = {}  # of replies that have not ended
+        self._chunk: dict[str, Json] = {}  # the last one's words about all of them
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -138,7 +135,7 @@ class _Reply:
             for choice in reply["choices"]:
                 if isinstance(text := choice["message"].get("content"), str):
                     choice["message"]["content"] = react_text.told(text, self._prompt)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except UNREADABLE as error:
             _warn_reply(repr(error))
             return body
         return json.dumps(reply).encode()
@@ -150,23 +147,33 @@ class _Reply:
         if is_last:  # the last event counts even if the stream ends before the empty line after it
             whole, mark, rest = self._body, b"\n\n", b""
         self._body = rest
-        events = b"".join(self._events(whole + mark))
+        events = b"".join([*self._events(whole + mark), *(self._left() if is_last else ())])
         if events or is_last:
             await self._send({**message, "body": events})
 
     def _events(self, text: bytes) -> Iterator[bytes]:
         response = httpx2.Response(200, headers=STREAM, content=text, request=_ASKED)
         for event in httpx2.EventSource(response, max_event_size=None):
+            if event.data == DONE:
+                yield from self._left()
             yield b"data: " + self._event(event.data).encode() + b"\n\n"
 
+    def _left(self) -> Iterator[bytes]:
+        """What was held back of replies that end without a word why."""
+        for index, telling in self._tellings.items():
+            choice = {"index": index, "delta": {"content": telling.finish()}, "finish_reason": None}
+            yield b"data: " + json.dumps(self._chunk | {"choices": [choice]}).encode() + b"\n\n"
+        self._tellings.clear()
+
     def _event(self, data: str) -> str:
-        if data == "[DONE]":
+        if data == DONE:
             return data
         try:
             chunk = json.loads(data)
+            self._chunk = {key: value for key, value in chunk.items() if key not in ("choices", "usage")}
             for choice in chunk.get("choices") or ():
                 self._retell(choice)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except UNREADABLE as error:
             _warn_reply(repr(error))
             return data
         return json.dumps(chunk)
@@ -179,6 +186,7 @@ class _Reply:
         text = telling.feed(piece) if isinstance(piece, str) else ""
         if choice.get("finish_reason"):
             text += telling.finish()
+            del self._tellings[choice["index"]]
         if text or isinstance(piece, str):
             delta["content"] = text
 

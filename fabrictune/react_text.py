@@ -115,13 +115,14 @@ def _split(text: str, tools: Sequence[Tool]) -> tuple[str, list[Step]]:
     names = {tool.name for tool in tools}
     pieces: list[str] = []
     calls: list[tuple[Call, str]] = []
-    at = 0
+    at, seen, thought = 0, 0, -1
     for found in _CALL.finditer(text):
         name = found[1].strip()
         if name not in names and not text.startswith(tuple(one.format(name=name) for one in _UNKNOWN), found.end()):
             continue
-        thought, arguments = text.rfind(THOUGHT, at, found.start()), _object(found[2])
-        if thought >= 0 and arguments is not None:
+        thought = max(thought, text.rfind(THOUGHT, seen, found.start()))  # each character is looked at once
+        seen, arguments = found.start(), _object(found[2])
+        if thought >= at and arguments is not None:
             said = text[thought + len(THOUGHT) : found.start()].strip()
             pieces.append(text[at:thought])
             calls.append((Call(name, arguments), said.removeprefix(FINAL).strip()))

@@ -146,7 +146,8 @@ def fill(
             break
         chosen = np.zeros(own.rows, bool)
         chosen[order[front : front + ahead]] = chosen[order[back - behind : back]] = True
-        picked = (row for row in reading.rows(own.rows) if chosen[row.number])
+        # A file that grows while it is read has rows beyond those counted; conversion.py refuses it at the end.
+        picked = (row for row in reading.rows(own.rows) if row.number < own.rows and chosen[row.number])
         for kept, rejects in _converted(reading.name, recipe, picked, ahead + behind, run):
             doubles = {row.row: twin for row in kept if row.row and (twin := _twin(row, twins))}
             for row in kept:

@@ -62,3 +62,12 @@ def test_openais_turns_before_one_that_cannot_be_read_are_there() -> None:
     assert refusal(*of_openai(*TWO, USER, TWO[-1], USER, {"role": "assistant", "content": ""})).startswith(
         "an assistant"
     )
+
+
+def test_a_user_message_in_a_tool_s_place_ends_what_is_read() -> None:
+    result = {"role": "user", "content": "<tool_response>sunny</tool_response>"}
+    spoiled = [*TWO, USER, calling(2, "Oslo"), result, TWO[-1]]
+    found = read(*of_openai(*spoiled, USER, TWO[-1]))
+    assert (len(found.dialogue.turns), found.turns, sorted(found.faults)) == (2, 5, [2, 3, 4])
+    assert found.faults[4] == "a user message that is read as a tool's result"
+    assert refusal(*of_openai(*spoiled[-4:])).startswith("a call without a result")

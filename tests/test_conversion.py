@@ -1189,3 +1189,13 @@ def test_clients_that_send_tools_may_stand_in_the_same_capture_log(tmp_path: Pat
         " It is 21.",
     ]
     assert check_accounts(out)["sources"]["file"]["covered"] == 2
+
+
+def test_a_log_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "capture-1.jsonl"
+    log.write_text("{}\n")
+    sizes = {log: log.stat().st_size}
+    conversion._check_unchanged(sizes)
+    log.write_text("{}\n{}\n")
+    with pytest.raises(ValueError, match=r"capture-1.jsonl had 3 bytes and has 6 .* copy of it"):
+        conversion._check_unchanged(sizes)

@@ -36,7 +36,14 @@ def run(tmp_path: Path) -> Path:
     write(run / "convert" / "run.json", convert)
     counts = {"place": "/data", "train": {"dialogues": 90}, "test": {"dialogues": 10}}
     write(run / "convert" / "stats.json", {"languages": {"zh": 3, "en": 5}, "sources": {"mine": counts}})
-    settings = {"seed": 7, "max_length": 2048, "lora": {"rank": 8}, "train": {"epochs": 2.0}, "launcher": {"ranks": 8}}
+    settings = {
+        "data": {"train.jsonl": "d1" * 32},
+        "seed": 7,
+        "max_length": 2048,
+        "lora": {"rank": 8},
+        "train": {"epochs": 2.0},
+        "launcher": {"ranks": 8},
+    }
     results = {"steps": 67, "best_step": 60, "best": 0.46, "seconds": 12.5, "base": "/secret/home"}
     write(run / "train" / "run.json", {"commit": "beef" * 9, "patch": None, "settings": settings, "results": results})
     return run
@@ -51,7 +58,16 @@ def evaluated(run: Path, suite: str, measures: dict[str, Any]) -> None:
 
 
 def card(run: Path, merge: dict[str, Any] = MERGE) -> ModelCard:
+    """The card as it is when the model is merged."""
     return ModelCard(model_card.render(model_card.read(run, run / "convert", merge)))
+
+
+def scored(run: Path) -> ModelCard:
+    """The card as it is when the model that is merged now has been evaluated."""
+    model_card.keep(run / "merge", model_card.read(run, run / "convert", MERGE))
+    facts = model_card.scored(run)
+    assert facts
+    return ModelCard(model_card.render(facts))
 
 
 def test_it_names_the_base_the_data_with_hashes_and_the_recipe(run: Path) -> None:
@@ -70,7 +86,7 @@ def test_it_names_the_base_the_data_with_hashes_and_the_recipe(run: Path) -> Non
 def test_scores_stand_in_the_text_and_where_hubs_look_for_them(run: Path) -> None:
     evaluated(run, "agentfabric", {"first_call": FIRST_CALL, "success": {"value": None, "low": None, "high": None}})
     evaluated(run, "general", {"perplexity": {"value": 7.25, "low": None, "high": None, "count": 9}})
-    found = card(run)
+    found = scored(run)
     assert "| first call exact, percent | 51.3 [43.1, 59.6] |" in found.text.splitlines()
     assert "| turn right, percent | - |" in found.text.splitlines()
     assert "| perplexity (lower is better) | 7.25 |" in found.text.splitlines()
@@ -83,20 +99,35 @@ def test_scores_stand_in_the_text_and_where_hubs_look_for_them(run: Path) -> Non
 
 def test_scores_of_a_model_that_was_merged_before_are_left_out(run: Path) -> None:
     evaluated(run, "agentfabric", {"first_call": FIRST_CALL})
-    assert "51.3" in card(run).text
+    assert "51.3" in scored(run).text
     write(run / "merge" / "run.json", {"settings": MERGE | {"adapter": "b2" * 32}})
-    assert "Not evaluated yet" in card(run).text and "model-index" not in card(run).content
+    assert "Not evaluated yet" in scored(run).text and "model-index" not in scored(run).content
 
 
 def test_of_an_adapter_from_elsewhere_no_data_or_recipe_is_claimed(run: Path) -> None:
     found = card(run, MERGE | {"from": "/other/adapter"})
     assert "not of this run's training: /other/adapter" in found.text
-    assert found.text.count("Not known: the adapter comes from elsewhere.") == 2 and "lora.rank" not in found.text
+    assert found.text.count("Not known: the adapter comes from elsewhere") == 2 and "lora.rank" not in found.text
+
+
+def test_data_converted_anew_since_the_training_is_not_claimed(run: Path) -> None:
+    path = run / "convert" / "run.json"
+    write(path, json.loads(path.read_text()) | {"results": {"hashes": {"train.jsonl": "e2" * 32}}})
+    assert "converted anew since" in card(run).text and "e2e2" not in card(run).text and "lora.rank" in card(run).text
+
+
+def test_a_training_after_the_merge_does_not_change_the_card(run: Path) -> None:
+    evaluated(run, "agentfabric", {"first_call": FIRST_CALL})
+    model_card.keep(run / "merge", model_card.read(run, run / "convert", MERGE))
+    path = run / "train" / "run.json"
+    write(path, json.loads(path.read_text().replace('"rank": 8', '"rank": 64')))
+    facts = model_card.scored(run)
+    assert facts and "| lora.rank | 8 |" in model_card.render(facts) and "51.3" in model_card.render(facts)
 
 
 def test_tables_are_whole_markdown(run: Path) -> None:
     evaluated(run, "agentfabric", {"first_call": FIRST_CALL})
-    lines = card(run).text.splitlines()
+    lines = scored(run).text.splitlines()
     for place, line in enumerate(lines):
         if line.startswith("|---"):
             assert lines[place - 1].count("|") == line.count("|") == lines[place + 1].replace(r"\|", "").count("|")

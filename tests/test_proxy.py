@@ -10,6 +10,7 @@ import resource
 import socket
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from fabrictune.capture import recording
 from fabrictune.capture.journal import Journal
 from fabrictune.capture.proxy import Count, Rules, Upstream, app
 from fabrictune.capture.recording import Heard
+from fabrictune.log import logger
 
 KEY = "sk-client-4711-hush-hush"
 MESSAGES: Any = [{"role": "user", "content": "天气?"}]
@@ -133,10 +135,12 @@ def proxied(
     client_key: str | None = None,
     upstream_key: str | None = None,
     redact: bool = False,
+    trust_env: bool = False,
+    spelled: Callable[[Heard], str] = recording.spelled,
 ) -> Iterator[Proxy]:
     server, count = Server(answer), Count()
-    with running(server) as port, Journal[Heard](folder, "capture", 1 << 20, recording.spelled) as journal:
-        upstream = Upstream(f"http://127.0.0.1:{port}/compatible/v1", upstream_key, trust_env=False)
+    with running(server) as port, Journal[Heard](folder, "capture", 1 << 20, spelled) as journal:
+        upstream = Upstream(f"http://127.0.0.1:{port}/compatible/v1", upstream_key, trust_env)
         with running(app(upstream, journal, Rules(client_key, redact=redact), count), lifespan="on") as own:
             yield Proxy(own, folder, server, journal, count)
 
@@ -199,6 +203,15 @@ def test_chunks_pass_as_they_come_and_become_one_row(tmp_path: Path) -> None:
     assert told["function"] == {"name": "weather", "arguments": '{"city": "北京"}'} and told["id"] == "c1"
 
 
+def read_until(client: socket.socket, end: bytes) -> None:
+    client.settimeout(20)
+    said = b""
+    while end not in said:
+        piece = client.recv(1 << 16)
+        assert piece, f"the connection has ended after {said!r}"
+        said += piece
+
+
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_the_row_is_on_the_disk_before_the_reply_is_whole(tmp_path: Path, is_streamed: bool) -> None:
     async def answer(seen: Seen, start: Send, send: Send) -> None:
@@ -215,9 +228,7 @@ def test_the_row_is_on_the_disk_before_the_reply_is_whole(tmp_path: Path, is_str
         body = b'{"messages": []}'
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
         client.sendall(head % len(body) + body)
-        said, end = b"", b"[DONE]\n\n" if is_streamed else b"}]}"
-        while end not in said:
-            said += client.recv(1 << 16)
+        read_until(client, b"[DONE]\n\n" if is_streamed else b"}]}")
         assert len(proxy.rows()) == 1
 
 
@@ -288,6 +299,52 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(tmp_path:
     assert json.loads(line)["status"] == 502 and "hush" not in line
 
 
+def test_a_login_in_netrc_is_nobody_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login bob password hush-4711\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with proxied(tmp_path / "log", say_sunny, trust_env=True) as proxy:
+        for given in ({"Authorization": f"Bearer {KEY}"}, {}):
+            assert httpx2.post(proxy.url + "/chat/completions", headers=given, content=b"{}").status_code == 200
+        assert [seen.header("authorization") for seen in proxy.server.seen] == [f"Bearer {KEY}", None]
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+def test_the_environment_s_proxy_is_used_with_its_login_and_not_for_no_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_direct: bool
+) -> None:
+    between = Server(say_sunny)
+    with running(between) as port, Journal[Heard](tmp_path, "capture", 1 << 20, recording.spelled) as journal:
+        monkeypatch.setenv("http_proxy", f"http://bob:hush-4711@127.0.0.1:{port}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1,localhost" if is_direct else "127.0.0.1")
+        upstream = Upstream(f"http://localhost:{processes.free_port()}/v1")
+        with running(app(upstream, journal, Rules(), Count()), lifespan="on") as own:
+            headers = {"Authorization": f"Bearer {KEY}"}
+            reply = httpx2.post(f"http://127.0.0.1:{own}/v1/chat/completions", headers=headers, content=b"{}")
+    assert reply.status_code == (502 if is_direct else 200)
+    logins = [(one.header("proxy-authorization"), one.header("authorization")) for one in between.seen]
+    assert logins == ([] if is_direct else [("Basic " + b64encode(b"bob:hush-4711").decode(), f"Bearer {KEY}")])
+
+
+def test_an_exchange_that_cannot_be_recorded_is_told_of_though_its_client_has_hung_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(seen: Seen, start: Send, send: Send) -> None:
+        await asyncio.to_thread(seen.is_over.wait, 10)
+
+    def refuse(heard: Heard) -> str:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(logger, "propagate", True)
+    with proxied(tmp_path, answer, spelled=refuse) as proxy:
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(proxy.url + "/chat/completions", content=b"{}", timeout=0.5)
+        assert proxy.server.seen[0].is_over.wait(5)
+    assert "an exchange could not be recorded" in caplog.text and "a fault of ours" in caplog.text
+
+
 @pytest.mark.parametrize("has_begun", [True, False])
 def test_a_client_that_hangs_up_ends_the_request_to_the_server(tmp_path: Path, has_begun: bool) -> None:
     async def answer(seen: Seen, start: Send, send: Send) -> None:
@@ -299,8 +356,8 @@ def test_a_client_that_hangs_up_ends_the_request_to_the_server(tmp_path: Path, h
     with proxied(tmp_path, answer) as proxy:
         with socket.create_connection(("127.0.0.1", proxy.port)) as client:
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}")
-            while has_begun and b"half" not in client.recv(1 << 16):
-                pass
+            if has_begun:
+                read_until(client, b"half")
             deadline = time.monotonic() + 10
             while not proxy.server.seen and time.monotonic() < deadline:
                 time.sleep(0.01)

@@ -245,3 +245,19 @@ def test_the_openai_sdk_reads_what_a_real_server_sends(stream: bool) -> None:
         else:
             said = chat.create(model="m", messages=messages).choices[0].message.content or ""
     assert said == 'I look.\nAction: search\nAction Input: {"q": "火"}\n'
+
+
+@pytest.mark.parametrize("end", [b"", b'data: {"error": {"message": "engine died"}}\n\ndata: [DONE]\n\n'])
+def test_what_was_said_of_a_reply_that_breaks_off_is_told(end: bytes) -> None:
+    said = chunks("Ducks swim", 2).decode().split("\n\n")[:-4]  # without why it ended, the usage and [DONE]
+    stream = "".join(f"{event}\n\n" for event in said).encode() + end
+    assert b'finish_reason": "' not in stream and b"im" in stream
+    _, _, pieces = answer(Scripted(lambda _: (200, STREAM, [stream])), request(stream=True))
+    told = b"".join(pieces).decode()
+    assert "Final Answer: Ducks swim" in told and ("engine died" in told) == bool(end)
+
+
+@pytest.mark.parametrize("stop", [5, True, {"a": 1}])
+def test_stop_strings_that_are_none_are_for_the_server_to_refuse(stop: object) -> None:
+    assert react_requests.retold(request(stop=stop), protocol.APRIL) is None
+    assert react_requests.retold(request(stop=None), protocol.APRIL)

@@ -6,6 +6,8 @@ import gzip
 import json
 from typing import Any
 
+import pytest
+from capture_log import USER, calling, of_openai, read
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionMessage
@@ -33,7 +35,7 @@ def chunk(delta: dict[str, Any], reason: str | None = None, index: int = 0, **mo
 def call(index: int | None = None, id: str | None = None, name: str | None = None, arguments: str = "") -> Any:
     part: dict[str, Any] = {"function": {"arguments": arguments} | ({"name": name} if name else {})}
     part |= {"index": index} if index is not None else {}
-    return part | ({"id": id, "type": "function"} if id else {})
+    return part | ({"id": id, "type": "function"} if id is not None else {})
 
 
 def test_a_whole_reply_is_told_as_it_came() -> None:
@@ -63,7 +65,7 @@ def test_chunks_become_the_text_and_the_calls_that_they_are_parts_of() -> None:
         chunk({"content": "Let me ", "reasoning_content": "ink"}),
         chunk({"role": "assistant", "content": "look.", "tool_calls": None}),
         chunk({"tool_calls": [call(0, "c1", "weather", '{"ci')]}),
-        chunk({"tool_calls": [call(1, "c2", "time"), call(0, arguments='ty": "北京"}')]}),
+        chunk({"tool_calls": [call(1, "c2", "time"), call(0, "", arguments='ty": "北京"}')]}),
         chunk({"tool_calls": [call(1, arguments="{}")]}),
         chunk({}, "tool_calls"),
         {"choices": [], "usage": usage},
@@ -169,6 +171,36 @@ def test_secrets_are_hidden_and_personal_data_only_on_request() -> None:
     told = json.loads(spelled(heard(body, request=asked, hiding=Hiding(secrets, redact=True))))
     assert told["request"]["messages"][0]["content"] == "Call <phone-1> (***)"
     assert told["reply"] == told["message"]["content"] == "I call <phone-1> with ***"
+
+
+def test_what_a_later_message_says_changes_no_number_in_the_tools() -> None:
+    result = {"role": "tool", "tool_call_id": "call_1_0", "content": "sunny, says 13812345678"}
+    answer = {"role": "assistant", "content": "It is sunny, says 13812345678."}
+    lines = of_openai(USER, calling(1, "Oslo"), result, answer)
+    lines[0]["request"]["tools"][0]["function"]["description"] += ", or call 13912345678"  # of both, which share them
+    rows = []
+    for one in lines:
+        choice = {"index": 0, "message": one["message"], "finish_reason": one["finish_reason"]}
+        request = json.dumps(one["request"]).encode()
+        rows.append(row(heard(json.dumps({"choices": [choice]}), request=request, hiding=Hiding(redact=True))))
+    assert [[*one["request"]] for one in rows] == [["model", "messages", "tools"]] * 2
+    assert rows[1]["request"]["tools"][0]["function"]["description"].endswith(", or call <phone-1>")
+    found = read(*rows)
+    assert (found.turns, found.faults, found.dialogue.turns[0].answer) == (1, {}, "It is sunny, says <phone-2>.")
+
+
+@pytest.mark.parametrize("depth", [300, 600, 900, 5000])
+def test_what_is_nested_deeply_is_kept_as_text_with_nothing_personal_in_it(depth: int) -> None:
+    deep = "[" * depth + '"13812345678", "hush-4711-key"' + "]" * depth
+    hiding = Hiding(("hush-4711-key",), redact=True)
+    choice = f'{{"index": 0, "delta": {{"content": "a"}}, "message": {{"content": "a", "deep": {deep}}}}}'
+    body = f'{{"choices": [{choice}]}}'
+    for sent, kind in ((body, "application/json"), (f"data: {body}\n\n", SSE)):
+        line = spelled(heard(sent, kind, request=f'{{"a": {deep}}}'.encode(), hiding=hiding))
+        assert "<phone-1>" in line and "***" in line and "138" not in line and "hush" not in line
+        told = json.loads(line)
+        assert isinstance(told["request"], dict if depth == 300 else str)
+        assert depth == 300 or (told["message"] is None and "cannot be read" in told["error"])
 
 
 LEAF = st.none() | st.booleans() | st.integers(-1, 3) | st.text(max_size=3) | st.floats()

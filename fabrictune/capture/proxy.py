@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -55,11 +56,18 @@ class Upstream:
 
     url: str
     key: str | None = None
-    trust_env: bool = True  # whether HTTPS_PROXY and the like hold for it
+    trust_env: bool = True  # whether HTTPS_PROXY, HTTP_PROXY and NO_PROXY hold for it
 
     @property
     def shown(self) -> str:
         return record.masked(self.url)
+
+    @property
+    def proxy(self) -> str | None:
+        """The address of the proxy that the environment names for it."""
+        url = URL(self.url)
+        is_direct = not self.trust_env or urllib.request.proxy_bypass(url.host or "")
+        return None if is_direct else urllib.request.getproxies().get(url.scheme)
 
     def target(self, path: str, query: str) -> URL:
         """Where a request for the path goes: /v1/x to the url's /x, any other path beside the url's /v1."""
@@ -110,7 +118,7 @@ def _session(upstream: Upstream) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are not another's
         auto_decompress=False,
         skip_auto_headers=NOT_ADDED,
-        trust_env=upstream.trust_env,
+        proxy=upstream.proxy,  # and no trust_env, by which ~/.netrc would replace what a client sends
         max_line_size=LONGEST_HEADER,
         max_field_size=LONGEST_HEADER,
     )
@@ -287,7 +295,8 @@ class _Passing:
         if self.is_kept:
             return
         self.heard.fault = f"the {'client hung up' if self.has_hung_up else 'proxy was stopped'} before the reply's end"
-        self._keep()
+        if done := self._keep():
+            done.add_done_callback(_tell_fault)
         if not self.has_hung_up and not self.has_begun:  # a client that has the beginning finds its connection cut
             await _error(503, "capture_stopped", self.heard.fault)(self.request.scope, _nothing, self._send)
 
@@ -299,7 +308,7 @@ class _Passing:
             except OSError:  # the journal says so, keeps the line and tries again
                 pass
             except Exception:  # a fault of ours costs the row, not the client's reply
-                logger.exception("an exchange could not be recorded")
+                _tell_fault(done)
 
     def _keep(self) -> Future[None] | None:
         """Hands the exchange to the journal, once, if it is one to be kept."""
@@ -310,6 +319,12 @@ class _Passing:
         self.proxy.count.exchanges += 1
         self.proxy.count.errors += self.heard.fault is not None or self.heard.status >= 400
         return self.proxy.journal.append(self.heard)
+
+
+def _tell_fault(done: Future[None]) -> None:
+    error = done.exception()
+    if error is not None and not isinstance(error, OSError):  # of which the journal tells
+        logger.error("an exchange could not be recorded", exc_info=error)
 
 
 def _is_recorded(request: Request) -> bool:

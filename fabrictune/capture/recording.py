@@ -24,6 +24,8 @@ from fabrictune.dialogue import Json
 
 _ASKED = httpx2.Request("POST", "http://upstream")  # of which a response is, for the library to read it
 LONGEST_ERROR = 1000  # characters
+# What a later request of the dialogue adds to stands last, so that it changes no placeholder's number before it.
+FIRST_TOLD, LAST_TOLD = ("tools", "functions"), ("messages", "prompt")
 
 
 class Hiding:
@@ -120,7 +122,13 @@ def row(heard: Heard) -> dict[str, Json]:
         told["others"] = [one.row for one in others]
     if error is not None and not (heard.is_streamed and any(one.is_read for one in answer.choices.values())):
         told["raw"] = raw
-    told = heard.hiding(told)
+    try:
+        told = heard.hiding(told)
+    except RecursionError:
+        shown = {"raw": raw} if "raw" in told or not heard.is_streamed else {}
+        nothing = {"message": None, "finish_reason": None, "usage": None}
+        fault = "the reply cannot be read: it is nested too deeply"
+        told = heard.hiding({"reply": first.reply, **nothing, "error": fault, **shown})
     if told["error"]:
         told["error"] = told["error"][:LONGEST_ERROR]  # not before: a cut might leave half of what is hidden
     return {
@@ -137,7 +145,18 @@ def row(heard: Heard) -> dict[str, Json]:
 
 def request_told(heard: Heard) -> Json:
     """The request as it stands in the row. To find personal data takes 3 ms a kilobyte of numbers."""
-    return heard.hiding(_request(heard.request))
+    value = _request(heard.request)
+    try:
+        if not isinstance(value, dict):
+            return heard.hiding(value)
+        hidden = {key: heard.hiding({key: value[key]}) for key in sorted(value, key=_rank)}
+    except RecursionError:
+        return heard.hiding(heard.request.decode("utf-8", "replace"))
+    return {name: one for key in value for name, one in hidden[key].items()}
+
+
+def _rank(key: str) -> int:
+    return (key not in FIRST_TOLD) + (key in LAST_TOLD)
 
 
 def _request(body: bytes) -> Json:
@@ -203,7 +222,7 @@ def _joined(known: Json, value: Json, key: str = "") -> Json:
     if known is None or value is None:
         return known if value is None else value
     if key in ("role", "id", "type", "index"):
-        return value
+        return known if value == "" else value  # some servers send an id once, and "" from then on
     if isinstance(known, str) and isinstance(value, str):
         return known + value
     return known + value if isinstance(known, list) and isinstance(value, list) else value

@@ -76,6 +76,8 @@ def read(row: Mapping[str, Any]) -> tuple[Dialogue, int, dict[int, str]]:
     for number in range(len(starts), 0, -1):
         try:
             dialogue = openai.parse(given | {"messages": messages[: [*starts, len(messages)][number]]})
+            if len(dialogue.turns) != number:
+                raise ValueError("a user message that is read as a tool's result")
             if not dialogue.is_complete and number < len(starts):
                 raise ValueError(f"a call without a result: '{dialogue.calls[-1].name}'")
         except ValueError as error:
