@@ -51,7 +51,7 @@ convert train merge serve evaluate: install  ## one step, with ARGS="..."
 # One after the other the tests keep little more than one core of two busy; a file's tests stay together, for they share
 # what they set up.
 test: install  ## all tests, unit and end to end, WORKERS files at a time
-	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 unit: install  ## the tests without servers and launchers
 	@$(PY) -m pytest -q -m "not e2e and not gpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the machine; two spinning threads would stall each other
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -16,6 +17,14 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with end-to-end tests come first, those with most of them at the very start: begun last, the longest file
+    would keep one worker of two busy long after the other is done.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("e2e"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def write_tiny_model(folder: Path, layers: int = 2, seed: int = 0) -> Path:
