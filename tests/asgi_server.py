@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -76,10 +76,13 @@ def chunks(text: str, size: int, reason: str = "stop") -> bytes:
 
 
 @contextmanager
-def running(application: Any) -> Iterator[str]:
-    """The app on a free loopback port while the block runs; yields its address, which ends in /v1."""
+def running(application: Any, lifespan: Literal["on", "off"] = "off") -> Iterator[int]:
+    """The app on a free loopback port, which it yields, while the block runs. It says nothing of itself."""
     port = processes.free_port()
-    server = uvicorn.Server(uvicorn.Config(application, port=port, log_config=None, lifespan="off"))
+    settings = uvicorn.Config(
+        application, port=port, log_config=None, lifespan=lifespan, date_header=False, server_header=False
+    )
+    server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -87,7 +90,7 @@ def running(application: Any) -> Iterator[str]:
         while not server.started:
             assert thread.is_alive() and time.monotonic() < deadline, "the server has not started"
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield port
     finally:
         server.should_exit = server.force_exit = True
         thread.join()

@@ -20,7 +20,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-import uvicorn
+from asgi_server import running
 
 from fabrictune import processes
 from fabrictune.capture import recording
@@ -78,27 +78,6 @@ class Server:
         watching = asyncio.create_task(watch())
         await self.answer(seen, start, pass_on)
         watching.cancel()
-
-
-@contextmanager
-def running(application: Any, lifespan: str = "off") -> Iterator[int]:
-    """The ASGI app on a loopback port."""
-    port = processes.free_port()
-    settings = uvicorn.Config(
-        application, port=port, log_config=None, lifespan=lifespan, date_header=False, server_header=False
-    )  # type: ignore[arg-type]
-    server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 30
-        while not server.started:
-            assert thread.is_alive() and time.monotonic() < deadline, "the server has not started"
-            time.sleep(0.01)
-        yield port
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join()
 
 
 @dataclass

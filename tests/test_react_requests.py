@@ -236,7 +236,8 @@ def test_the_dialect_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_openai_sdk_reads_what_a_real_server_sends(stream: bool) -> None:
     reply = "I look.\nAction: search\nAction Input: {'q': '火'}"
     server = Scripted(saying(reply))
-    with running(react_requests.Retold(server, "agentfabric")) as url:
+    with running(react_requests.Retold(server, "agentfabric")) as port:
+        url = f"http://127.0.0.1:{port}/v1"
         chat = openai.OpenAI(base_url=url, api_key="x", max_retries=0).chat.completions
         messages: Any = [{"role": "user", "content": PROMPT}]
         if stream:

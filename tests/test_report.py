@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -385,18 +383,6 @@ def test_a_curve_that_holds_nan_and_a_line_without_a_step_are_drawn_around() -> 
     lines: list[dict[str, Any]] = [{"note": 1.0}, {"step": 1, "eval_loss": float("nan")}, {"step": 2, "eval_loss": 1.5}]
     page = report.page(scores_of(made_rows(1)), made_rows(1), lines, ABOUT)
     assert "<title>all, step 2: 1.5</title>" in page and "step 1:" not in page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("NO BROWSER: report.html was not opened; install one (apt-get install chromium) to test it")
-    playwright = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT: report.html was not opened")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

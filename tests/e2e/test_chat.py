@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -90,23 +89,16 @@ def address(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One for all windows, which share what it has fetched of gradio's scripts."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("NO BROWSER: the chat page was not opened; install one (apt-get install chromium) to test it")
-    playwright = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT: the chat page was not opened")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started.new_context(viewport={"width": 1300, "height": 900})
-        started.close()
+def windows(browser: Any) -> Any:
+    """What all windows share, gradio's scripts once fetched among it."""
+    return browser.new_context(viewport={"width": 1300, "height": 900})
 
 
 @pytest.fixture
-def window(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+def window(windows: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page in a new window, light or dark; errors, dialogs and requests to elsewhere fail the test."""
     wrong: list[str] = []
-    window = browser.new_page()
+    window = windows.new_page()
     window.emulate_media(color_scheme=getattr(request, "param", "light"))
     window.set_default_timeout(15_000)
     window.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
