@@ -59,7 +59,7 @@ unit: install  ## the tests without servers and launchers
 e2e: install  ## the tests with real vLLM and launchers, and runs that are killed
 	@$(PY) -m pytest -q -m e2e
 
-CLIENTS := openai_sdk langchain role_play react_chat
+CLIENTS := openai_sdk langchain role_play role_play_april react_chat
 UV := $(VENV)/bin/uv
 
 test-clients: install $(CLIENTS:%=.venvs/%/.installed)  ## real clients, each in its own environment, against MODEL=FOLDER (the demo's)

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from fabrictune import protocol
 from fabrictune.dialogue import Dialogue
 from fabrictune.sources import synthetic
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = Path(os.environ.get("CLIENTS", HERE.parents[1] / ".venvs"))
+# ModelScope-Agent's RolePlay, in both generations one script.
+ROLE_PLAYS = {"role_play": protocol.V072, "role_play_april": protocol.APRIL}
 TOOLS_CLIENTS = ("openai_sdk", "langchain")  # those that speak the OpenAI interface's tools=
 SEED = 20260  # of dialogues that no conf/ generates
 DEADLINE = 300.0  # seconds for a client; RolePlay takes 9 where nothing else runs, and 70 on a machine that is busy
@@ -52,7 +55,7 @@ def play(client: str, folder: Path, url: str, model: str, dialogue: Dialogue, *,
     # The clients leave files where they are run, and some ask the environment for proxies and keys.
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "*", "LANG": "C.UTF-8"}
     done = subprocess.run(
-        [python, HERE / f"play_{client}.py", given, said],
+        [python, HERE / f"play_{client.removesuffix('_april')}.py", given, said],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from clients import HERE, TOOLS_CLIENTS, Heard, dialogues, play
+from clients import HERE, ROLE_PLAYS, TOOLS_CLIENTS, Heard, dialogues, play
 from transformers import AutoTokenizer
 
 from fabrictune import endpoints, processes, protocol
@@ -190,9 +190,10 @@ def assert_same(heard: Heard, right: Right) -> None:
 
 @STREAM
 @CALLS
-def test_role_play_plays_a_turn_as_it_was_trained(tmp_path, served, right, calls, stream):
-    turn = right(protocol.V072, calls)
-    heard, recorded = ask("role_play", tmp_path, served, turn.dialogue, stream)
+@pytest.mark.parametrize(("client", "dialect"), ROLE_PLAYS.items(), ids=ROLE_PLAYS)
+def test_role_play_plays_a_turn_as_it_was_trained(tmp_path, served, right, client, dialect, calls, stream):
+    turn = right(dialect, calls)
+    heard, recorded = ask(client, tmp_path, served, turn.dialogue, stream)
     assert_same(heard, turn)
     sent = [one["request"]["messages"] for one in recorded]
     assert sent == [
