@@ -12,14 +12,13 @@ from __future__ import annotations
 import functools
 import json
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fabrictune import grammars, protocol
+from fabrictune import asgi, grammars, protocol
 from fabrictune.dialogue import Json, Tool
 from fabrictune.formats import captured_system
 from fabrictune.log import logger
 
-ROUTE = "/v1/chat/completions"
 # Who sends one of these speaks another interface, or has a grammar already.
 OTHERS = ("tools", "functions", "structured_outputs", "response_format")
 SYSTEM_CHARACTERS = 200_000  # of a system message: 50,000 tokens, read in 0.4 s at the very worst
@@ -32,25 +31,12 @@ class Bounded:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != ROUTE:
-            await self.app(scope, receive, send)
-            return
-        pieces, is_whole = [], False
-        while not is_whole:
-            message = await receive()
-            if message["type"] != "http.request":  # the client has gone
+        if asgi.is_chat(scope):
+            body = await asgi.body_of(scope, receive)
+            if body is None:
                 return
-            pieces.append(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
-        body = bounded(b"".join(pieces))
-        headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
-        scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
-        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive_bounded() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        await self.app(scope, receive_bounded, send)
+            scope, receive = asgi.with_body(scope, receive, bounded(body))
+        await self.app(scope, receive, send)
 
 
 def bounded(body: bytes) -> bytes:

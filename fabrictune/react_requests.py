@@ -14,14 +14,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
-from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fabrictune import protocol, react_text
+from fabrictune import asgi, protocol, react_text
 from fabrictune.dialogue import Json
 from fabrictune.log import logger
 
-ROUTE = "/v1/chat/completions"
 OTHERS = ("tools", "functions")  # who sends one of these speaks another interface
 DIALECT = "FABRICTUNE_DIALECT"
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # what is no such request, or reply
@@ -39,25 +37,15 @@ class Retold:
         self.dialect = protocol.DIALECTS[dialect or os.environ[DIALECT]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != ROUTE:
-            await self.app(scope, receive, send)
-            return
-        try:
-            body = await Request(scope, receive).body()
-        except ClientDisconnect:
-            return
-        found = retold(body, self.dialect)
-        if found:
-            body, prompt = found
-            headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
-            scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
-            send = _Reply(send, prompt)
-        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive_retold() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        await self.app(scope, receive_retold, send)
+        if asgi.is_chat(scope):
+            body = await asgi.body_of(scope, receive)
+            if body is None:
+                return
+            found = retold(body, self.dialect)
+            changed, receive = asgi.with_body(scope, receive, found[0] if found else body)
+            if found:
+                scope, send = changed, _Reply(send, found[1])
+        await self.app(scope, receive, send)
 
 
 def retold(body: bytes, dialect: protocol.Dialect) -> tuple[bytes, str] | None:

@@ -14,7 +14,7 @@ import react_chat
 from asgi_server import JSON, STREAM, USAGE, Scripted, Served, chunks, completion, running, saying
 from starlette.types import Message
 
-from fabrictune import protocol, react_requests
+from fabrictune import asgi, protocol, react_requests
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
 from fabrictune.formats import agentfabric
 
@@ -30,9 +30,7 @@ def answer(*given: Any, **more: Any) -> Served:
     return asyncio.run(answered(*given, **more))
 
 
-async def answered(
-    server: Scripted, body: bytes, dialect: str = "agentfabric", path: str = react_requests.ROUTE
-) -> Served:
+async def answered(server: Scripted, body: bytes, dialect: str = "agentfabric", path: str = asgi.ROUTE) -> Served:
     """What the client gets of the server behind the middleware, asked in two pieces."""
     waiting = [
         {"type": "http.request", "body": body[:5], "more_body": True},

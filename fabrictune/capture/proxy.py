@@ -7,7 +7,6 @@ whole is in the log.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -23,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
 
-from fabrictune import addresses, record
+from fabrictune import addresses, guard, record
 from fabrictune.capture.journal import Journal
 from fabrictune.capture.recording import Heard, Hiding, request_told
 from fabrictune.log import logger
@@ -179,7 +178,8 @@ class _Proxy:
 
     def _refusal(self, request: Request) -> JSONResponse | None:
         key = self.rules.client_key
-        if key and not hmac.compare_digest(_token(request).encode(), key.encode()):
+        given = request.headers.get("authorization", "").encode("latin-1")  # as it came
+        if key and not guard.is_bearer(given, key.encode()):
             return _error(401, "invalid_api_key", "this proxy asks for a key: send it as Authorization: Bearer KEY")
         if not key and (foreign := _foreign(request, self.rules.host)):
             words = (
