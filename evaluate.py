@@ -12,7 +12,7 @@ def main(composed: DictConfig) -> None:
     config = typed(composed)
     with errors_in_one_sentence(config.variant):
         # After typed(): it imports heavy libraries, and a typo should be answered at once.
-        from fabrictune.evaluation import evaluate
+        from fabrictune.evaluate.evaluation import evaluate
 
         evaluate(config)
 

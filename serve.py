@@ -14,13 +14,13 @@ def main(composed: DictConfig) -> None:
         # After typed(): they import heavy libraries, and a typo should be answered at once.
         match config.serve.kind:
             case ServeKind.model:
-                from fabrictune.serving import serve
+                from fabrictune.serve.serving import serve
             case ServeKind.capture:
-                from fabrictune.capturing import capture as serve
+                from fabrictune.serve.capturing import capture as serve
             case ServeKind.chat:
-                from fabrictune.chatting import chat as serve
+                from fabrictune.serve.chatting import chat as serve
             case ServeKind.register:
-                from fabrictune.registering import register as serve
+                from fabrictune.serve.registering import register as serve
         serve(config)
 
 

@@ -169,7 +169,7 @@ def read_rows(path: Path) -> tuple[Row, ...]:
 
 def prepare(outputs: Path, model: Path | None, dialogues: int, overrides: Sequence[str]) -> Task:
     """Converts the demo's data, and unpacks the model if that was not done before."""
-    from fabrictune import models  # takes seconds that --help does not need
+    from fabrictune.model import models  # takes seconds that --help does not need
 
     words = [sys.executable, str(record.ROOT / "convert.py"), "+experiment=demo", f"outputs={outputs}"]
     measure.timed(words, outputs / "convert.log")

@@ -18,10 +18,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fabrictune import protocol, testset
+from fabrictune import protocol
 from fabrictune.dialogue import Json, Message, Reply
-from fabrictune.suites import agentfabric
-from fabrictune.tasks import Asked, Task
+from fabrictune.evaluate.suites import agentfabric
+from fabrictune.evaluate.tasks import Asked, Task
+from fabrictune.score import testset
 
 Messages = list[dict[str, str]]
 Generate = Callable[[Sequence[Messages]], list[Reply]]

@@ -41,7 +41,8 @@ COLUMNS = ("side", "runs", "seconds, median", "least", "processor seconds", "pea
 OURS = """
 import sys
 from pathlib import Path
-from fabrictune import log, merging
+from fabrictune import log
+from fabrictune.merge import merging
 log.set_up()
 merging.merge_folders(*map(Path, sys.argv[1:]))
 """
@@ -121,7 +122,7 @@ def write_adapter(base: Path, folder: Path, rank: int, seed: int) -> None:
     from peft import LoraConfig
     from safetensors.torch import save_file
 
-    from fabrictune import shards
+    from fabrictune.merge import shards
 
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir()
@@ -158,7 +159,7 @@ def differing(one: Path, other: Path) -> tuple[int, int]:
     """How many numbers of two models differ, and of how many."""
     from safetensors import safe_open
 
-    from fabrictune import shards
+    from fabrictune.merge import shards
 
     found, total = 0, 0
     with ExitStack() as stack:

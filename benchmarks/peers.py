@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import say
-from fabrictune import model_files
+from fabrictune.model import model_files
 
 TORCH = "torch==2.13.0"
 # What pip is asked for; the versions that came of it stand under the table.

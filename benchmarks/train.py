@@ -261,7 +261,7 @@ def prepare(outputs: Path, dialogues: int, tests: int, batch: int, overrides: Se
     """Writes the converted rows of generated dialogues, and unpacks the model if that was not done before."""
     from transformers import AutoTokenizer  # takes seconds that --help does not need
 
-    from fabrictune import models
+    from fabrictune.model import models
 
     words = [sys.executable, str(ROOT / "convert.py"), "name=bench", f"outputs={outputs}", f"seed={SEED}"]
     total = dialogues + tests

@@ -8,7 +8,7 @@ import jinja2
 
 
 def environment() -> jinja2.Environment:
-    """Reads the templates beside this module; all text is escaped, and a name that is not given is an error."""
+    """Reads a template by its path in this package; all text is escaped, and a name that is not given is an error."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from fabrictune import adapters
+from fabrictune.merge import adapters
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 

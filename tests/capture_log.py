@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from fabrictune import client
 from fabrictune.dialogue import Call, Message, Reply, Step, Tool, Turn
 from fabrictune.formats import captured_log
 from fabrictune.formats.captured_conversations import conversations
 from fabrictune.formats.captured_log import Recorded
 from fabrictune.protocol import APRIL, Dialect
+from fabrictune.score import client
 
 CITY = {
     "type": "object",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from fabrictune.encoding import Encoded
+from fabrictune.model.encoding import Encoded
 
 
 def encoded(ids: list[int], weighted: int) -> Encoded:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers.training_args import OptimizerNames
 
-from fabrictune import accelerators, loss, models, packing
-from fabrictune.accelerators import Machine, Wanted, resolve
-from fabrictune.encoding import Encoded
+from fabrictune.model import models
+from fabrictune.model.encoding import Encoded
+from fabrictune.train import accelerators, loss, packing
+from fabrictune.train.accelerators import Machine, Wanted, resolve
 
 ALL = frozenset({"flash-attn", "liger-kernel", "bitsandbytes", "triton"})
 CPU = Machine(packages=ALL)

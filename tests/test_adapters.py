@@ -13,7 +13,8 @@ import torch
 from adapter_folders import changed, write_plain
 from safetensors.torch import load_file
 
-from fabrictune import adapters, merging, processes
+from fabrictune import processes
+from fabrictune.merge import adapters, merging
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from fabrictune import attention, models, packing
-from fabrictune.encoding import Encoded
+from fabrictune.model import models
+from fabrictune.model.encoding import Encoded
+from fabrictune.train import attention, packing
 
 
 def row_of(*sequences: list[int]) -> packing.Row:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabrictune import packing, tokens
-from fabrictune.batches import Batches, Share, evaluation_rows
 from fabrictune.dialogue import Exchange, Message, Span
-from fabrictune.packing import Row
+from fabrictune.train import packing, tokens
+from fabrictune.train.batches import Batches, Share, evaluation_rows
+from fabrictune.train.packing import Row
 
 AGENTS = 3
 LONG = "You know these tools. " * 20
@@ -222,7 +222,7 @@ def test_an_empty_file_is_named(tiny_model) -> None:
 @pytest.mark.parametrize("kind", packing.PACKINGS)
 @pytest.mark.parametrize("window", [7, 256])
 def test_an_evaluation_counts_every_exchange_once(data, kind: str, window: int, monkeypatch) -> None:
-    monkeypatch.setattr("fabrictune.batches.WINDOW", window)
+    monkeypatch.setattr("fabrictune.train.batches.WINDOW", window)
     rows = evaluation_rows(data, max_length=1500, loss_weights={}, row_tokens=1600, packing=kind)
     expected = [packing.pack([data.encoded(number, {})]) for number in range(len(data)) if data.lengths[number] <= 1500]
     assert terms(rows) == terms(expected)

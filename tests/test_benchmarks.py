@@ -30,10 +30,10 @@ from benchmarks import (
     train_plain,
     work,
 )
-from fabrictune import client
 from fabrictune.dialogue import Reply, Tool
+from fabrictune.evaluate.tasks import Task
 from fabrictune.formats import ms_agent
-from fabrictune.tasks import Task
+from fabrictune.score import client
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTED = "Answer the following questions as best you can. You have access to the following APIs:\n"
@@ -340,7 +340,7 @@ def test_the_start_of_playing_is_when_the_log_first_says_that_the_server_is_up(t
         never = watching.submit(evaluate._first_seen, tmp_path / "other", evaluate.SERVING, ended)
         ended.set()
         assert never.result(timeout=10) is None
-    assert f'"{evaluate.SERVING} ' in (ROOT / "fabrictune" / "server.py").read_text(encoding="utf-8")
+    assert f'"{evaluate.SERVING} ' in (ROOT / "fabrictune" / "serve" / "server.py").read_text(encoding="utf-8")
 
 
 def asking(key: str, texts: list[str]) -> Task:

@@ -10,9 +10,9 @@ import pytest
 
 from fabrictune import measures, protocol
 from fabrictune.dialogue import JSON_TYPES, Call, Dialogue, Reply, Step, Tool, Turn
-from fabrictune.suites import bfcl, bfcl_package
-from fabrictune.tasks import Asked, Task
-from fabrictune.testset import TestDialogue
+from fabrictune.evaluate.suites import bfcl, bfcl_package
+from fabrictune.evaluate.tasks import Asked, Task
+from fabrictune.score.testset import TestDialogue
 
 pytest.importorskip("bfcl_eval")
 

@@ -10,8 +10,8 @@ from conftest import write_tiny_model
 from hydra import compose, initialize_config_dir
 from tiny_adapter import write_adapter
 
-from fabrictune import candidates
 from fabrictune.config import Config, typed
+from fabrictune.evaluate import candidates
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = """

@@ -22,9 +22,10 @@ import pytest
 from endpoint import PASSWORD, Endpoint, serving
 from hydra import compose, initialize_config_dir
 
-from fabrictune import capturing, processes
+from fabrictune import processes
 from fabrictune.config import Config, typed
 from fabrictune.formats import captured
+from fabrictune.serve import capturing
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-client-4711-hush-hush"

@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fabrictune.card import Card, RejectKind, Sample, SourceCard, render
+from fabrictune.convert.card import Card, RejectKind, Sample, SourceCard, render
+from fabrictune.convert.histogram import Histogram, Lengths
 from fabrictune.dialogue import Call, Dialogue, Exchange, Message, Role, Span, Step, Tool, Turn
-from fabrictune.histogram import Histogram, Lengths
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 SCRIPT = "<script>alert('x')</script>"
@@ -374,8 +374,7 @@ def test_what_is_cut_is_counted() -> None:
 
 
 def test_the_card_needs_no_torch() -> None:
-    code = (
-        "import sys, fabrictune.card; print(sorted({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"
-    )
+    heavy = {"torch", "transformers", "matplotlib.pyplot"}
+    code = f"import sys, fabrictune.convert.card; print(sorted({heavy} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

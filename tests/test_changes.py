@@ -10,7 +10,7 @@ import torch
 from adapter_folders import changed, write_plain
 from peft import LoraConfig, get_peft_model
 
-from fabrictune import adapters, changes, shards
+from fabrictune.merge import adapters, changes, shards
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from fabrictune.chat import cards
-from fabrictune.chat.live_turn import LiveTurn, Round
-from fabrictune.chat.streaming import End
+from fabrictune.serve.chat import cards
+from fabrictune.serve.chat.live_turn import LiveTurn, Round
+from fabrictune.serve.chat.streaming import End
 
 ATTACK = "</pre><script>alert(1)</script><img src=http://x.example/a.png onerror=alert(2)>{{ 7 * 7 }}"
 SYSTEM = "\n# Tools\n\n  two blanks, a 'quote' & <angle>\n"

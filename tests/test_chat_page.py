@@ -11,10 +11,10 @@ pytest.importorskip("gradio", reason="NO GRADIO: the chat page was not made; mak
 from fastapi.testclient import TestClient
 
 from fabrictune import protocol
-from fabrictune.chat import demo_tools
-from fabrictune.chat import page as chat_page
-from fabrictune.chat.streaming import Model, Server
 from fabrictune.dialogue import Tool
+from fabrictune.serve.chat import demo_tools
+from fabrictune.serve.chat import page as chat_page
+from fabrictune.serve.chat.streaming import Model, Server
 
 LOOKUP = {"name": "lookup", "description": "Looks up", "parameters": {"type": "object", "properties": {}}}
 OWN = Tool("lookup", "Looks up", {"type": "object", "properties": {}})

@@ -13,9 +13,9 @@ import pytest
 from streaming_endpoint import Endpoint, streaming
 
 from fabrictune import protocol
-from fabrictune.chat.session import Question, Session
-from fabrictune.chat.streaming import Model, Server
 from fabrictune.dialogue import Tool
+from fabrictune.serve.chat.session import Question, Session
+from fabrictune.serve.chat.streaming import Model, Server
 
 TICKET = Tool("ticket", "Tells of a ticket", {"type": "object", "properties": {"id": {"type": "string"}}})
 WEATHER = Question("How is Oslo?", ["get_weather"])

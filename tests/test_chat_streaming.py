@@ -10,7 +10,7 @@ import time
 import pytest
 from streaming_endpoint import streaming
 
-from fabrictune.chat.streaming import End, Model, Piece, Provider, Server, available, models, stream
+from fabrictune.serve.chat.streaming import End, Model, Piece, Provider, Server, available, models, stream
 
 BODY = {"model": "the-model", "messages": [{"role": "user", "content": "hi"}], "stop": ["Observation:"]}
 

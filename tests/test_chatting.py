@@ -13,9 +13,10 @@ pytest.importorskip("gradio", reason="NO GRADIO: the chat page was not made; mak
 from streaming_endpoint import streaming
 from test_config import ROOT
 
-from fabrictune import chatting, processes
-from fabrictune.chat.streaming import Provider, Server
+from fabrictune import processes
 from fabrictune.config import Config, typed
+from fabrictune.serve import chatting
+from fabrictune.serve.chat.streaming import Provider, Server
 
 OPENAI = "https://api.openai.com/v1"
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabrictune import client, protocol
+from fabrictune import protocol
 from fabrictune.dialogue import Call, Message, Played, Reply, Role, Step, Tool, Turn
+from fabrictune.score import client
 
 GOLDEN = Path(__file__).parent / "golden" / "agentfabric"
 RECORDINGS = [(path, protocol.APRIL) for path in sorted(GOLDEN.glob("*.json"))] + [

@@ -26,14 +26,17 @@ from capture_log import line as log_line
 from hydra import compose, initialize_config_dir
 
 from fabrictune import config as configuration
-from fabrictune import conversion, evaluation, protocol, training
-from fabrictune import rows as row_conversion
+from fabrictune import protocol
 from fabrictune.config import Config, typed
+from fabrictune.convert import conversion
+from fabrictune.convert import rows as row_conversion
+from fabrictune.convert.reading import FEW
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
+from fabrictune.evaluate import evaluation
 from fabrictune.formats import agentfabric, captured, messages, ms_agent, openai
 from fabrictune.processes import free_port
-from fabrictune.reading import FEW
 from fabrictune.sources import synthetic
+from fabrictune.train import training
 
 ROOT = Path(__file__).resolve().parent.parent
 DIALOGUES = list(synthetic.generate(1, 30, heldout=["hotels"], dialogues_per_agent=3))

@@ -6,7 +6,7 @@ import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
 
-from fabrictune import curves
+from fabrictune.train import curves
 
 
 def write(path: Path, lines: list[dict], rest: str = "") -> Path:

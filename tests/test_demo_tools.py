@@ -7,8 +7,8 @@ import json
 import pytest
 
 from fabrictune import protocol
-from fabrictune.chat import demo_tools
-from fabrictune.chat.demo_tools import BY_NAME, run
+from fabrictune.serve.chat import demo_tools
+from fabrictune.serve.chat.demo_tools import BY_NAME, run
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fabrictune import models
 from fabrictune.dialogue import PARTS, Exchange, Message, Span
-from fabrictune.encoding import END, REQUEST, encode, encode_all, reply_end, weight_table
 from fabrictune.formats import agentfabric
+from fabrictune.model import models
+from fabrictune.model.encoding import END, REQUEST, encode, encode_all, reply_end, weight_table
 from fabrictune.sources import synthetic
 
 

@@ -17,10 +17,12 @@ import pytest
 from conftest import write_tiny_model
 from endpoint import PASSWORD, completion, serving
 
-from fabrictune import endpoints, protocol, server
+from fabrictune import protocol
 from fabrictune.dialogue import Message, Reply
+from fabrictune.evaluate import endpoints
+from fabrictune.evaluate.tasks import Asked
 from fabrictune.log import logger
-from fabrictune.tasks import Asked
+from fabrictune.serve import server
 
 KEY = "sk-verysecret"
 HELLO = (Message("user", "hello \ud800"),)

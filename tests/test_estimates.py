@@ -12,9 +12,9 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fabrictune import estimates, footprint, zero
-from fabrictune.estimates import GIB, Memory
-from fabrictune.footprint import Footprint, Parameters
+from fabrictune.train import estimates, footprint, zero
+from fabrictune.train.estimates import GIB, Memory
+from fabrictune.train.footprint import Footprint, Parameters
 
 QWEN = {
     "model_type": "qwen2",

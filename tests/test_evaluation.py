@@ -16,10 +16,11 @@ import pytest
 from endpoint import PASSWORD, Endpoint, Model, serving
 from hydra import compose, initialize_config_dir
 
-from fabrictune import evaluation, testset
 from fabrictune.config import Config, typed
 from fabrictune.dialogue import Call, Dialogue, Role, Step, Tool, Turn, from_json, to_json
+from fabrictune.evaluate import evaluation
 from fabrictune.formats import agentfabric
+from fabrictune.score import testset
 
 ROOT = Path(__file__).resolve().parent.parent
 WEATHER = Tool(

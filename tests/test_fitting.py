@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from fabrictune.convert.fitting import SHORTEST_OBSERVATION, Fitted, fit
 from fabrictune.dialogue import Call, Dialogue, Exchange, Message, Span, Step, Tool, Turn
-from fabrictune.fitting import SHORTEST_OBSERVATION, Fitted, fit
 from fabrictune.formats import agentfabric
 from fabrictune.sources import synthetic
 

@@ -13,8 +13,9 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
-from fabrictune import flex, models, packing
-from fabrictune.encoding import Encoded
+from fabrictune.model import models
+from fabrictune.model.encoding import Encoded
+from fabrictune.train import flex, packing
 
 
 def row_of(*sequences: list[int]) -> packing.Row:

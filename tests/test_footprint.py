@@ -12,7 +12,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fabrictune import footprint, lora
+from fabrictune.model import lora
+from fabrictune.train import footprint
 
 CONF = Path(__file__).parent.parent / "conf" / "model"
 SMOLLM2 = {

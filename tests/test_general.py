@@ -12,12 +12,12 @@ import pytest
 
 from fabrictune import protocol
 from fabrictune.dialogue import Call, Dialogue, Json, Message, Reply, Role, Step, Tool, Turn
+from fabrictune.evaluate.suites import general
+from fabrictune.evaluate.tasks import Asked, Task
 from fabrictune.formats import agentfabric, messages
 from fabrictune.measures import KINDS, LABELS, MALFORMED, MEASURES
 from fabrictune.protocol import APRIL, DIALECTS, Dialect
-from fabrictune.suites import general
-from fabrictune.tasks import Asked, Task
-from fabrictune.testset import TestDialogue
+from fabrictune.score.testset import TestDialogue
 
 
 def tool(name: str) -> Tool:

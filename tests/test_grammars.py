@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 import xgrammar
 
-from fabrictune import grammars
-from fabrictune.tool_calls import read
+from fabrictune.serve import grammars
+from fabrictune.serve.tool_calls import read
 
 ORDER = {
     "type": "object",

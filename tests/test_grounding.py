@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabrictune import grounding
 from fabrictune.dialogue import Attempt, Call, Dialogue, Step, Tool, Turn
+from fabrictune.score import grounding
 
 TOOL = Tool("find_hotel", "Hotels listed by Tripwise", {"type": "object", "properties": {"city": {"type": "string"}}})
 FOUND = Step(Call("find_hotel", {"city": "Porto"}), '{"hotels": ["Casa Ribeira", "\\u6cb3\\u8fb9"], "id": "TK-201"}')

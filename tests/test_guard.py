@@ -9,7 +9,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from fabrictune.guard import Guard, is_bearer
+from fabrictune.serve.guard import Guard, is_bearer
 
 
 async def talk(socket: WebSocket) -> None:

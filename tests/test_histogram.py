@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabrictune.histogram import Histogram, Lengths
+from fabrictune.convert.histogram import Histogram, Lengths
 
 
 def counted(values: list[int]) -> Lengths:

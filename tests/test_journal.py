@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from fabrictune.capture.journal import Journal
 from fabrictune.record import ROOT
+from fabrictune.serve.capture.journal import Journal
 
 
 def rows(folder: Path) -> list[int]:
@@ -162,7 +162,7 @@ def test_two_journals_of_one_folder_have_files_of_their_own(tmp_path: Path) -> N
 WRITER = """
 import sys
 from pathlib import Path
-from fabrictune.capture.journal import Journal
+from fabrictune.serve.capture.journal import Journal
 journal = Journal(Path(sys.argv[1]), "numbers", 2000, lambda number: f"[{number}, {'x' * 300!r}]".replace("'", '"'))
 for number in range(10**9):
     journal.append(number).result()

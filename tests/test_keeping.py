@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from fabrictune import protocol
+from fabrictune.convert.keeping import Kept, fault, keep, likeness
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
-from fabrictune.keeping import Kept, fault, keep, likeness
 
 CITY = {
     "type": "object",

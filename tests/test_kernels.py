@@ -9,7 +9,8 @@ import torch
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from fabrictune import attention, kernels, models
+from fabrictune.model import kernels, models
+from fabrictune.train import attention
 
 
 def run(module: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fabrictune import launching, nodes, processes
+from fabrictune import processes
+from fabrictune.train import launching, nodes
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
 

@@ -11,11 +11,12 @@ from conftest import CHATML
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabrictune import lengths, models
+from fabrictune.convert import lengths
+from fabrictune.convert.lengths import Ruler
 from fabrictune.dialogue import Exchange, Message, Span
-from fabrictune.encoding import encode, reply_end
 from fabrictune.formats import agentfabric
-from fabrictune.lengths import Ruler
+from fabrictune.model import models
+from fabrictune.model.encoding import encode, reply_end
 from fabrictune.sources import synthetic
 
 # How Qwen2 to Qwen3 split a text before they join letters to tokens.

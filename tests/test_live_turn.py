@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from fabrictune import client, protocol
-from fabrictune.chat import live_turn
-from fabrictune.chat.live_turn import LiveTurn
-from fabrictune.chat.streaming import End, Piece
+from fabrictune import protocol
 from fabrictune.dialogue import Message, Reply, Tool
+from fabrictune.score import client
+from fabrictune.serve.chat import live_turn
+from fabrictune.serve.chat.live_turn import LiveTurn
+from fabrictune.serve.chat.streaming import End, Piece
 
 WEATHER = Tool(
     "get_weather",

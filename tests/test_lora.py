@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 
-from fabrictune import attention, lora, models
+from fabrictune.model import lora, models
+from fabrictune.train import attention
 
 
 class Layers(torch.nn.Module):

@@ -9,8 +9,9 @@ from peft import LoraConfig, get_peft_model
 from sequences import encoded, sequences
 from torch.nn.functional import cross_entropy
 
-from fabrictune import attention, loss, models, packing
-from fabrictune.encoding import Encoded
+from fabrictune.model import models
+from fabrictune.model.encoding import Encoded
+from fabrictune.train import attention, loss, packing
 
 # Three times a block of the tree's attention, twice branching inside one.
 LONG = [

@@ -23,8 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fabrictune import merging, record
+from fabrictune import record
 from fabrictune.config import Config, typed
+from fabrictune.merge import merging
 from fabrictune.record import ROOT
 
 IDS = torch.arange(3, 60)[None]

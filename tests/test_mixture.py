@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fabrictune import mixture
+from fabrictune.convert import mixture
+from fabrictune.convert.mixture import Part, Rows, Sides
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
-from fabrictune.mixture import Part, Rows, Sides
 
 
 def rows(

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from fabrictune import model_card, record
+from fabrictune import record
+from fabrictune.merge import model_card
 
 BASE = {"source": "hub", "id": "Qwen/Qwen2.5-7B-Instruct", "file": None, "dtype": "bfloat16", "revision": "abc123"}
 MERGE: dict[str, Any] = {"model": BASE, "adapter": "a1" * 32, "from": None}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabrictune import model_config
+from fabrictune.serve import model_config
 
 ENTRY = model_config.entry("demo", "http://127.0.0.1:8000/v1")
 FILE = '{\n    "qwen-max": {\n        "type": "dashscope",\n        "model": "qwen-max"\n    }\n}\n'

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fabrictune import model_files
-from fabrictune.model_files import packed_weights, place
+from fabrictune.model import model_files
+from fabrictune.model.model_files import packed_weights, place
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,15 +130,15 @@ def test_a_conversion_starts_and_counts_tokens_without_torch(tiny_model: Path) -
     script = f"""
 import sys
 from pathlib import Path
-import fabrictune.model_files, fabrictune.lengths, fabrictune.conversion
+import fabrictune.model.model_files, fabrictune.convert.lengths, fabrictune.convert.conversion
 from fabrictune.dialogue import Exchange, Message, Span
 exchange = Exchange("d", 0, 0, "s", (Message("user", "hi"),), (Span("ho"),))
-assert fabrictune.lengths.Ruler(Path({str(tiny_model)!r}), 2048).lengths([exchange])[0] > 4
+assert fabrictune.convert.lengths.Ruler(Path({str(tiny_model)!r}), 2048).lengths([exchange])[0] > 4
 import json
 print(json.dumps(sorted(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert "fabrictune.conversion" in loaded
+    assert "fabrictune.convert.conversion" in loaded
     assert not loaded & {"torch", "peft", "accelerate", "tensorflow", "vllm", "wandb"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fabrictune import models
+from fabrictune.model import models
 
 
 def test_a_generation_config_that_transformers_would_not_save_is_kept_and_ends_a_reply(tiny_model, tmp_path) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sequences import encoded, sequences
 
-from fabrictune import packing
-from fabrictune.encoding import Encoded
+from fabrictune.model.encoding import Encoded
+from fabrictune.train import packing
 
 
 @given(sequences)

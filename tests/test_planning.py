@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fabrictune import conversion, planning
 from fabrictune.config import Config, typed
+from fabrictune.convert import conversion
+from fabrictune.train import planning
 
 ROOT = Path(__file__).resolve().parent.parent
 

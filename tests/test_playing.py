@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from endpoint import Endpoint, serving
 
-from fabrictune import endpoints, playing, protocol
+from fabrictune import protocol
 from fabrictune.dialogue import Message
-from fabrictune.tasks import Asked, Task
+from fabrictune.evaluate import endpoints, playing
+from fabrictune.evaluate.tasks import Asked, Task
 
 
 def task(key: str) -> Task:

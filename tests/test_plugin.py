@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabrictune import protocol
-from fabrictune.tool_calls import read
+from fabrictune.serve.tool_calls import read
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.e2e  # importing vLLM takes 10 s and more
 
-PLUGIN = Path(__file__).resolve().parent.parent / "fabrictune" / "plugin.py"
+PLUGIN = Path(__file__).resolve().parent.parent / "fabrictune" / "serve" / "plugin.py"
 TOOL = {
     "type": "function",
     "function": {

@@ -23,11 +23,11 @@ import pytest
 from asgi_server import running
 
 from fabrictune import processes
-from fabrictune.capture import recording
-from fabrictune.capture.journal import Journal
-from fabrictune.capture.proxy import Count, Rules, Upstream, app
-from fabrictune.capture.recording import Heard
 from fabrictune.log import logger
+from fabrictune.serve.capture import recording
+from fabrictune.serve.capture.journal import Journal
+from fabrictune.serve.capture.proxy import Count, Rules, Upstream, app
+from fabrictune.serve.capture.recording import Heard
 
 KEY = "sk-client-4711-hush-hush"
 MESSAGES: Any = [{"role": "user", "content": "天气?"}]

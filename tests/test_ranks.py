@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from test_processes import eventually
 
-from fabrictune import ranks
+from fabrictune.train import ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = """
 import os, sys, time
 from pathlib import Path
-from fabrictune import ranks
+from fabrictune.train import ranks
 with ranks.rank() as rank:
     print("speaks", flush=True)
 """
@@ -229,5 +229,5 @@ def test_in_another_thread_no_request_arrives() -> None:
 
 
 def test_a_stop_that_nobody_handles_is_the_programs_exit_code() -> None:
-    script = "from fabrictune.ranks import Stopped\nraise Stopped('saved')"
+    script = "from fabrictune.train.ranks import Stopped\nraise Stopped('saved')"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == ranks.STOPPED

@@ -18,8 +18,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from xgrammar.testing import _is_grammar_accept_string as accepts
 
-from fabrictune import protocol, raw_requests
+from fabrictune import protocol
 from fabrictune.dialogue import Message, Role, Tool
+from fabrictune.serve import raw_requests
 
 TOOLS = [
     Tool(

@@ -14,9 +14,10 @@ import react_chat
 from asgi_server import JSON, STREAM, USAGE, Scripted, Served, chunks, completion, running, saying
 from starlette.types import Message
 
-from fabrictune import asgi, protocol, react_requests
+from fabrictune import protocol
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
 from fabrictune.formats import agentfabric
+from fabrictune.serve import asgi, react_requests
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string", "description": "what"}}, "required": ["q"]}
 TOOLS = (Tool("search", "Searches the web.", SCHEMA), Tool("mail", "发送邮件", SCHEMA))

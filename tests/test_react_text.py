@@ -15,9 +15,10 @@ from dialogues import dialogues
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabrictune import protocol, react_text
+from fabrictune import protocol
 from fabrictune.dialogue import Call, Dialogue, Role, Step, Tool, Turn
 from fabrictune.formats import agentfabric
+from fabrictune.serve import react_text
 from fabrictune.sources import synthetic
 
 BOTH = pytest.mark.parametrize("dialect", protocol.DIALECTS.values(), ids=str)

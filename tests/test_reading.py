@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from capture_log import asked, recorded, write
 
-from fabrictune.mixture import Part, Sides
-from fabrictune.reading import Reading, divide, file_rows, fill
-from fabrictune.rows import Recipe, Row
-from fabrictune.shelf import Shelf
-from fabrictune.summary import SourceSummary, Summary
+from fabrictune.convert.mixture import Part, Sides
+from fabrictune.convert.reading import Reading, divide, file_rows, fill
+from fabrictune.convert.rows import Recipe, Row
+from fabrictune.convert.shelf import Shelf
+from fabrictune.convert.summary import SourceSummary, Summary
 
 RECIPE = Recipe("chat", "ms_bench", "agentfabric", True, None, 0.0, 0.0, None, 1000, "drop", 1.0, 1)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionMessage
 
-from fabrictune.capture.recording import LONGEST_ERROR, Heard, Hiding, row, spelled
+from fabrictune.serve.capture.recording import LONGEST_ERROR, Heard, Hiding, row, spelled
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "天气\u2028?"}], "stop": ["Observation:"]}
 SSE = "text/event-stream; charset=utf-8"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabrictune.capture.redaction import Redactor, redacted, without
 from fabrictune.dialogue import Json
+from fabrictune.serve.capture.redaction import Redactor, redacted, without
 
 ID = "11010519491231002X"  # the example of GB 11643-1999
 CARD = "4111 1111 1111 1111"  # Visa's test number

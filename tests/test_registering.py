@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from fabrictune.config import Config, typed
-from fabrictune.registering import register
+from fabrictune.serve.registering import register
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = '{\r\n  "qwen-max": {\r\n    "type": "dashscope"\r\n  }\r\n}'

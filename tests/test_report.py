@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fabrictune import report, scores
+from fabrictune.evaluate import report, scores
 from fabrictune.measures import KINDS, MEASURES
 
 SCRIPT = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from fabrictune import dialogue as dialogues
-from fabrictune import mixture, models, protocol
+from fabrictune import protocol
 from fabrictune.config import Format, Source
+from fabrictune.convert import mixture
+from fabrictune.convert.rows import READERS, WRITERS, Converted, Converter, Recipe, Reject, Row, convert
 from fabrictune.dialogue import Call, Dialogue, Exchange, Step, Tool, Turn
-from fabrictune.encoding import encode, reply_end
 from fabrictune.formats import ms_agent, openai
-from fabrictune.rows import READERS, WRITERS, Converted, Converter, Recipe, Reject, Row, convert
+from fabrictune.model import models
+from fabrictune.model.encoding import encode, reply_end
 from fabrictune.sources import synthetic
 
 RECIPE = Recipe(

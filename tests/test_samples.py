@@ -2,8 +2,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fabrictune import attention, models, protocol, samples
+from fabrictune import protocol
 from fabrictune.dialogue import Exchange, Message, Reply, Span
+from fabrictune.model import models
+from fabrictune.train import attention, samples
 
 PROMPTS = ["Hi", "What is the weather in Paris tomorrow, please?", "Book a table", "", "x" * 90, *map(str, range(6))]
 CALL = 'Action: weather\nAction Input: {"city": "Paris"}\n'

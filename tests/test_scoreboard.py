@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from fabrictune import scoreboard, scores
+from fabrictune.evaluate import scoreboard, scores
 from fabrictune.measures import HEADLINES, MEASURES
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, bootstrap
 
-from fabrictune import scores
+from fabrictune.evaluate import scores
 from fabrictune.measures import KINDS
 
 

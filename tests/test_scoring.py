@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabrictune import client, dialogue, protocol, scoring
+from fabrictune import dialogue, protocol
 from fabrictune.dialogue import Attempt, Dialogue, Played, Reply, Step, Turn
 from fabrictune.measures import KINDS, MALFORMED, MEASURES
-from fabrictune.scoring import ReplyVerdict, StepVerdict, Verdict
+from fabrictune.score import client, scoring
+from fabrictune.score.scoring import ReplyVerdict, StepVerdict, Verdict
 
 GOLDEN = Path(__file__).parent / "golden" / "scoring"
 LINES = {

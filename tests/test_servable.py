@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_adapter import write_adapter, write_base
 
-from fabrictune import servable
+from fabrictune.serve import servable
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_adapter import write_adapter, write_base
 
-from fabrictune import server
+from fabrictune.serve import server
 
 SETTINGS = server.Settings(max_length=2048, temperature=0.0, max_new_tokens=64, memory_gib=1)
 
@@ -75,10 +75,10 @@ def test_gpus_are_spoken_of_to_the_gpu_build_only(tmp_path: Path, monkeypatch: p
 
 
 def test_our_modules_can_be_imported_where_the_plugin_and_the_middleware_need_them(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, middleware=["fabrictune.guard.Guard"])
+    settings = replace(SETTINGS, middleware=["fabrictune.serve.guard.Guard"])
     found = server.environment(settings, {"PYTHONPATH": "/mine", "VLLM_API_KEY": "k", "PATH": "/bin"})
     assert found["PYTHONPATH"].startswith("/mine:") and found["VLLM_API_KEY"] == "k"
-    done = subprocess.run([sys.executable, "-c", "import fabrictune.guard"], cwd=tmp_path, env=found)
+    done = subprocess.run([sys.executable, "-c", "import fabrictune.serve.guard"], cwd=tmp_path, env=found)
     assert done.returncode == 0
     assert "PYTHONPATH" not in server.environment(SETTINGS, {})
 

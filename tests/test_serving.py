@@ -16,8 +16,9 @@ import pytest
 from conftest import write_tiny_model
 from hydra import compose, initialize_config_dir
 
-from fabrictune import processes, serving
+from fabrictune import processes
 from fabrictune.config import Config, typed
+from fabrictune.serve import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 # Stands in for vLLM: says how it was started.
@@ -85,7 +86,7 @@ def test_the_key_is_given_where_only_the_user_sees_it(started: Callable, tiny_mo
     words, environment, printed = started(*own, *settings, MY_KEY="s3cret", VLLM_API_KEY="other")
     assert environment["VLLM_API_KEY"] == "s3cret"
     assert "s3cret" not in " ".join(words) + printed
-    assert middleware(words) == ["fabrictune.guard.Guard"]
+    assert middleware(words) == ["fabrictune.serve.guard.Guard"]
     (curl,) = [line for line in printed.splitlines() if line.startswith("curl ")]
     assert '-H "Authorization: Bearer $MY_KEY"' in curl and "http://127.0.0.1:" in curl
 
@@ -104,16 +105,16 @@ def test_tools_are_answered_in_the_format_of_the_data(started: Callable, tiny_mo
     assert template == Path(own[0].removeprefix("outputs=")) / "mine" / "main" / "serve" / "chat_template.jinja"
     assert "<|im_start|>" in template.read_text(), "the model's own template is in it"
     assert words[words.index("--tool-call-parser") + 1] == "agentfabric_v072"
-    assert words[words.index("--tool-parser-plugin") + 1] == str(ROOT / "fabrictune" / "plugin.py")
+    assert words[words.index("--tool-parser-plugin") + 1] == str(ROOT / "fabrictune" / "serve" / "plugin.py")
     assert words[words.index("--tool-strict-level") + 1] == "parameter"
-    assert middleware(words) == ["fabrictune.raw_requests.Bounded"], "requests without tools= are bounded, too"
+    assert middleware(words) == ["fabrictune.serve.raw_requests.Bounded"], "requests without tools= are bounded, too"
     assert "--generation-config" not in words, "merge.py has written what ends a reply"
 
 
 def test_a_request_shows_its_key_before_anything_reads_it(started: Callable, tiny_model: Path, own: list[str]) -> None:
     words, _, _ = started(*own, f"serve.model={tiny_model}", "serve.strict=true", VLLM_API_KEY="s3cret")
     # vLLM puts each one around those before it.
-    assert middleware(words) == ["fabrictune.raw_requests.Bounded", "fabrictune.guard.Guard"]
+    assert middleware(words) == ["fabrictune.serve.raw_requests.Bounded", "fabrictune.serve.guard.Guard"]
 
 
 def middleware(words: list[str]) -> list[str]:
@@ -156,7 +157,7 @@ def test_the_runs_base_is_served_by_name(started: Callable, tiny_model: Path, ow
 
 
 def write_adapter(base: Path, folder: Path) -> Path:
-    from fabrictune import models
+    from fabrictune.model import models
 
     models.attach(models.load(base, "float32", "sdpa"), rank=4, alpha=8, dropout=0.0, seed=0).save_pretrained(folder)
     return folder

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fabrictune import shards
+from fabrictune.merge import shards
 
 
 @pytest.fixture

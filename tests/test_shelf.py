@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabrictune.rows import Converted
-from fabrictune.shelf import Shelf
+from fabrictune.convert.rows import Converted
+from fabrictune.convert.shelf import Shelf
 
 ROWS = st.lists(
     st.builds(

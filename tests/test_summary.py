@@ -7,10 +7,10 @@ import json
 import pytest
 
 from fabrictune import dialogue as dialogues
+from fabrictune.convert.rows import Facts, Reject
+from fabrictune.convert.summary import SourceSummary, Summary
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
 from fabrictune.formats import agentfabric, openai
-from fabrictune.rows import Facts, Reject
-from fabrictune.summary import SourceSummary, Summary
 
 
 def facts(lengths: tuple[int, ...] = (10, 20), tools=("lamp",), called=("lamp",), calls=(1,), **rest) -> Facts:

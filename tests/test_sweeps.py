@@ -18,8 +18,8 @@ import psutil
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fabrictune import conversion
 from fabrictune.config import typed
+from fabrictune.convert import conversion
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from fabrictune import protocol, qwen, template
+from fabrictune import protocol
 from fabrictune.dialogue import Call, Dialogue, Exchange, Json, Message, Step, Tool, Turn
 from fabrictune.formats import agentfabric, openai
+from fabrictune.model import qwen
+from fabrictune.serve import template
 
 DIALECTS = pytest.mark.parametrize("dialect", protocol.DIALECTS.values(), ids=lambda dialect: dialect.name)
 

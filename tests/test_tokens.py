@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fabrictune import models, tokens
 from fabrictune.dialogue import Exchange, Message, Span
-from fabrictune.encoding import encode, reply_end
 from fabrictune.formats import agentfabric
+from fabrictune.model import models
+from fabrictune.model.encoding import encode, reply_end
 from fabrictune.sources import synthetic
+from fabrictune.train import tokens
 
 
 def exchanges() -> list[Exchange]:

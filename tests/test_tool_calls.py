@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fabrictune import client, protocol
+from fabrictune import protocol
 from fabrictune.dialogue import Call
-from fabrictune.tool_calls import NAME_CHARACTERS, Reader, Told, ToolCall, read
+from fabrictune.score import client
+from fabrictune.serve.tool_calls import NAME_CHARACTERS, Reader, Told, ToolCall, read
 
 WEATHER = 'Action: weather\nAction Input: {"city": "朝阳区"}\n'
 ASKED = ToolCall("weather", '{"city": "朝阳区"}')

@@ -17,7 +17,7 @@ import wandb_offline
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from fabrictune import curves, launching, tracking
+from fabrictune.train import curves, launching, tracking
 
 STEPS, SAVED, KILLED = 8, 4, 6
 TIMINGS = re.compile(r".*(_seconds|tokens_per_second)")

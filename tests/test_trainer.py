@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from fabrictune.trainer import RowTrainer
+from fabrictune.train.trainer import RowTrainer
 
 # (eval_call_exact, eval_loss) of the evaluations at steps 2, 4, ...
 EVALUATIONS = [(0.5, 1.0), (0.5, 0.8), (0.5, 0.9), (0.75, 2.0), (0.75, 2.0), (0.75, 1.5), (0.5, 0.1), (0.75, 1.7)]

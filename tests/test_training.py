@@ -21,11 +21,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from fabrictune import accelerators, conversion, merging, models, planning, processes, training
+from fabrictune import processes
 from fabrictune.config import COMPUTED, GENERATED_MEASURES, Config, typed
+from fabrictune.convert import conversion
 from fabrictune.dialogue import Exchange
-from fabrictune.encoding import prompt
-from fabrictune.trainer import newest_checkpoint
+from fabrictune.merge import merging
+from fabrictune.model import models
+from fabrictune.model.encoding import prompt
+from fabrictune.train import accelerators, planning, training
+from fabrictune.train.trainer import newest_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS = ("seconds", "tokens_per_second")  # what differs from run to run

@@ -9,7 +9,7 @@ from conftest import write_tiny_model
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from transformers import AutoModelForCausalLM, TrainingArguments
 
-from fabrictune import zero
+from fabrictune.train import zero
 
 OFFLOADS = ("none", "optimizer", "parameters")
 sound = [

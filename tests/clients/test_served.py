@@ -23,11 +23,12 @@ import pytest
 from clients import HERE, ROLE_PLAYS, TOOLS_CLIENTS, Heard, dialogues, play
 from transformers import AutoTokenizer
 
-from fabrictune import endpoints, processes, protocol
-from fabrictune.client import play_turn, recorded_tools
+from fabrictune import processes, protocol
 from fabrictune.dialogue import Dialogue, Exchange, Json, Played, Reply
-from fabrictune.encoding import prompt
+from fabrictune.evaluate import endpoints
 from fabrictune.formats import agentfabric
+from fabrictune.model.encoding import prompt
+from fabrictune.score.client import play_turn, recorded_tools
 
 ROOT = HERE.parents[1]
 MODEL = Path(os.environ.get("MODEL") or ROOT / "outputs/demo/main/merge/model").resolve()

@@ -20,10 +20,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fabrictune import protocol
 from fabrictune.dialogue import Dialogue, Exchange, Step
-from fabrictune.encoding import prompt
 from fabrictune.formats import agentfabric, ms_agent
-from fabrictune.react_requests import Retold
-from fabrictune.template import chat_template
+from fabrictune.model.encoding import prompt
+from fabrictune.serve.react_requests import Retold
+from fabrictune.serve.template import chat_template
 
 EN_ONE, EN_TWO, EN_LATER = (("en", 1, 1), ("en", 2, 1), ("en", 1, 2))
 ZH_ONE, ZH_TWO = (("zh", 1, 1), ("zh", 2, 1))

@@ -17,8 +17,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 from streaming_endpoint import Endpoint, streaming
 
 from fabrictune import processes, protocol
-from fabrictune.chat import demo_tools
 from fabrictune.dialogue import Message, Tool
+from fabrictune.serve.chat import demo_tools
 
 pytestmark = pytest.mark.e2e
 

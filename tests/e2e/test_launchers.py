@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 STAND_IN = """
 import json, os, sys, time
 from pathlib import Path
-from fabrictune import launching, ranks
+from fabrictune.train import launching, ranks
 
 kind, mode, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 

@@ -16,10 +16,12 @@ import pytest
 import requests
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from fabrictune import encoding, models, protocol, servable, server, template
+from fabrictune import protocol
 from fabrictune.dialogue import Call, Dialogue, Step, Tool, Turn
 from fabrictune.formats import agentfabric
 from fabrictune.formats import openai as openai_format
+from fabrictune.model import encoding, models
+from fabrictune.serve import servable, server, template
 
 pytestmark = pytest.mark.e2e
 
@@ -71,7 +73,7 @@ def address(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     folder = tmp_path_factory.mktemp("tools")
     file = folder / "template.jinja"
     file.write_text(template.chat_template(servable.chat_template(base), protocol.APRIL), encoding="utf-8")
-    tools = server.Tools(file, ROOT / "fabrictune" / "plugin.py", protocol.APRIL.name, strict=True)
+    tools = server.Tools(file, ROOT / "fabrictune" / "serve" / "plugin.py", protocol.APRIL.name, strict=True)
     settings = server.Settings(max_length=2048, temperature=0, max_new_tokens=96, memory_gib=1, tools=tools)
     with server.running(base, MODEL, settings, folder / "vllm.log") as url:
         yield url

@@ -13,8 +13,9 @@ import pytest
 import torch
 from conftest import write_tiny_model
 
-from fabrictune import accelerators, attention, loss, models, packing
-from fabrictune.encoding import Encoded
+from fabrictune.model import models
+from fabrictune.model.encoding import Encoded
+from fabrictune.train import accelerators, attention, loss, packing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -98,7 +99,8 @@ import json, sys
 from pathlib import Path
 import torch
 from test_gpu import TREE, loss_and_gradients
-from fabrictune import models, packing
+from fabrictune.model import models
+from fabrictune.train import packing
 base = models.load(Path(sys.argv[1]), "float32", "flex_attention", liger=sys.argv[2] == "on").cuda()
 model = models.attach(base, rank=4, alpha=8, dropout=0.0, seed=1)
 total, gradients = loss_and_gradients(model, [packing.pack(TREE)])
