@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
+from hydra.core.hydra_config import HydraConfig
+
+from fabrictune import run_page
+from fabrictune.log import logger
 
 # An address: scheme, credentials, host and path, query.
 ADDRESS = re.compile(r"(https?://)(?:[^/@\s'\"]*@)?([^?\s'\"]*)(?:\?[^\s'\",\]}]*)?")
@@ -50,6 +54,7 @@ class Stage:
         self.run |= {"finished": _now(), "results": results}
         write_json(self.folder / "run.json", self.run)
         self._unlock()
+        write_run_page(self.folder)
 
 
 def open_stage(
@@ -73,7 +78,37 @@ def open_stage(
     except BaseException:
         unlock()
         raise
+    write_run_page(folder)
     return Stage(folder, run, unlock)
+
+
+def write_run_page(stage: Path) -> None:
+    """Writes README.md of the run that the stage's folder is part of; a folder that is not a run's has none.
+
+    What a run made is whole without it, so a failure is only told.
+    """
+    run = run_page.run_of(stage)
+    if run is None:
+        return
+    with _only_told(run):
+        text = run_page.render(run)
+        with replacing(run / run_page.NAME) as file:
+            file.write(text)
+
+
+def closing(run: Path) -> list[str]:
+    """The lines that a step ends with: where everything in the run's folder is told, and what to type next."""
+    with _only_told(run):
+        return run_page.closing(run)
+    return []
+
+
+@contextmanager
+def _only_told(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of whatever kind: hours of training do not end in an error for a page about them
+        logger.warning("%s could not be written: %s: %s", run / run_page.NAME, type(error).__name__, error)
 
 
 def require_free(folder: Path, settings: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
@@ -132,8 +167,14 @@ def _begun(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made_by() -> dict[str, Any]:
-    """The command, and the code that it ran: a commit and what the tree holds beyond it."""
-    return {"command": [Path(sys.argv[0]).name, *map(masked, sys.argv[1:])], "commit": commit(), "patch": patch()}
+    """The command, what it overrides in the config, of a sweep for this point, and the code that it ran."""
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    return {
+        "command": [Path(sys.argv[0]).name, *map(masked, sys.argv[1:])],
+        "overrides": [masked(word) for word in overrides],
+        "commit": commit(),
+        "patch": patch(),
+    }
 
 
 def masked(text: str) -> str:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 pytest.importorskip("gradio", reason="NO GRADIO: the chat page was not made; make install")
 
-from streaming_endpoint import streaming
+from endpoint import serving
 from test_config import ROOT
 
 from fabrictune import processes
@@ -69,10 +69,10 @@ def told(*overrides: str) -> tuple[list[str], str]:
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_a_server_that_asks_for_a_key_is_told_by_the_setting_of_the_key(key, monkeypatch) -> None:
     monkeypatch.setenv("MY_KEY", key or "sesame")
-    with streaming(lambda body: "", key="sesame") as endpoint:
+    with serving(lambda body: "", key="sesame") as endpoint:
         wrong, right = (
-            (f"serve.upstream={endpoint.url}", "serve.upstream_key_env=MY_KEY"),
-            f"serve.upstream={endpoint.url}",
+            (f"serve.upstream={endpoint.bare_url}", "serve.upstream_key_env=MY_KEY"),
+            f"serve.upstream={endpoint.bare_url}",
         )
         models, words = told(*([right] if key is None else wrong))
         assert not models and "serve.upstream_key_env= names" in words and "serve it" not in words
@@ -81,11 +81,11 @@ def test_a_server_that_asks_for_a_key_is_told_by_the_setting_of_the_key(key, mon
 
 
 def test_only_where_no_server_can_be_reached_one_is_told_to_start_it() -> None:
-    with streaming(lambda body: "", names=()) as empty, streaming(lambda body: "") as full:
-        assert "serve it" not in told(f"serve.upstream={empty.url}")[1]
+    with serving(lambda body: "", names=()) as empty, serving(lambda body: "") as full:
+        assert "serve it" not in told(f"serve.upstream={empty.bare_url}")[1]
         gone = f"serve.upstream=http://127.0.0.1:{processes.free_port()}/v1"
         assert "Start a model with `serve it`" in told(gone)[1]
-        models, words = told(gone, f"+serve.endpoints.b.url={full.url}")
+        models, words = told(gone, f"+serve.endpoints.b.url={full.bare_url}")
         assert models == ["the-model (b)"] and "cannot be reached" in words and "serve it" not in words
 
 

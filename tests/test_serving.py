@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -217,3 +218,15 @@ def test_a_model_is_called_as_its_run_and_a_base_beside_adapters_is_not() -> Non
     assert serving.served_names(composed("name=mine", "+serve.adapters.tuned=x")) == ["base", "tuned"]
     assert serving.served_names(composed("name=mine", "serve.model=base")) == ["base"]
     assert serving.served_names(composed("name=mine", "serve.model=y", "+serve.adapters.tuned=x")) == ["mine", "tuned"]
+
+
+def test_the_page_s_command_reaches_the_server_that_is_started_here() -> None:
+    words = ["serve.host=0.0.0.0", "serve.port=8123", "name=mine"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        served = typed(compose("config", words))
+        page = shlex.split(serving.page_command(served, with_key=True))
+        assert page[:2] == ["python", "serve.py"]
+        shown = typed(compose("config", page[2:]))
+    assert (shown.name, shown.serve.kind.value, shown.serve.host) == ("mine", "chat", "127.0.0.1")
+    assert shown.serve.upstream == "http://127.0.0.1:8123/v1" and shown.serve.port != 8123
+    assert shown.serve.upstream_key_env == served.serve.api_key_env

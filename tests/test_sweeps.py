@@ -126,6 +126,8 @@ def points(folder: Path) -> dict[str, dict]:
 def test_the_failing_point_of_a_sweep_is_named_at_its_end_and_the_others_are_trained(words, tmp_path) -> None:
     code, said = script(["-m", *words, "lora.rank=2,4", "lora.targets=[q_proj],[c_attn]"])
     assert code == 1 and "Traceback" not in said
+    table = (tmp_path / "out" / "sweep" / "train.csv").read_text()
+    assert table.splitlines()[0].startswith("variant,lora.rank,best_by,best,") and len(table.splitlines()) == 3
     done = {name: run["finished"] is not None for name, run in points(tmp_path).items()}
     assert [name for name in sorted(done) if done[name]] == [
         "lora.rank-2+lora.targets-_q_proj_",
@@ -161,7 +163,7 @@ def test_a_sweep_of_the_mix_converts_each_point_with_its_own_share_of_chat(tiny_
         folder = tmp_path / "out" / "sweep" / f"mix{ratio}" / "convert"
         stats = json.loads((folder / "stats.json").read_text())["sources"]
         agent, general = (stats[name]["train"]["dialogues"] for name in ("synthetic", "general"))
-        assert general == ratio * agent > 0 or ratio == 0
+        assert agent > 0 and general == ratio * agent
         held.add((folder / "test_general.jsonl").read_text())
     assert len(held) == 1 and len(held.pop().splitlines()) == 10
     code, said = script([*words, "variant=mix2", "++data.mix.general.ratio=2"])
@@ -174,7 +176,7 @@ def test_a_sweep_of_the_mix_without_general_chat_says_what_it_lacks(tiny_model, 
     code, said = script([*overrides(tiny_model, tmp_path / "out"), "+sweep=mix"], program="convert.py")
     assert code == 1 and "Traceback" not in said
     assert "data.mix.general.source" in said.splitlines()[-1]
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("run.json"))
+    assert not list(tmp_path.rglob("run.json"))
 
 
 @pytest.mark.e2e
@@ -215,7 +217,7 @@ def test_points_on_slurm_ask_for_a_node_each_and_are_named_as_here(words, cluste
 @pytest.mark.e2e
 def test_a_point_that_runs_out_of_time_saves_and_goes_on_as_the_queue_lets_it(words, cluster, tmp_path) -> None:
     steps = [
-        "train.epochs=10",
+        "train.epochs=3",
         "train.max_steps=-1",
         "train.eval_steps=1000",
         "train.logging_steps=1",
@@ -236,4 +238,4 @@ def test_a_point_that_runs_out_of_time_saves_and_goes_on_as_the_queue_lets_it(wo
     run = points(tmp_path)["main"]
     assert run["finished"] and len(run["resumed"]) == 1
     steps_seen = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"loss"' in line]
-    assert steps_seen == list(range(1, 101)), "no step is trained twice, since it saved when it was told"
+    assert steps_seen == list(range(1, 31)), "no step is trained twice, since it saved when it was told"

@@ -28,7 +28,7 @@ def chat(config: Config) -> None:
     key = key_for(host, config.serve.api_key_env)
     check_port(host, port)
     found = providers(config)
-    list_models = partial(available, found, f"python serve.py name={config.name}")
+    list_models = partial(available, found, serving.plain_command(config))
     own = _own_tools(config.serve.tools_file)
     models, troubles = asyncio.run(list_models())
     for trouble in troubles:

@@ -1,4 +1,4 @@
-"""serve.py: hands the process over to vLLM's OpenAI server with the merged model, or with a base and its adapters."""
+"""serve.py: hands the process over to vLLM's server with the merged model, or with a base and its adapters."""
 
 from __future__ import annotations
 
@@ -48,7 +48,11 @@ def serve(config: Config) -> NoReturn:
         generation_config=_reply_ends(config, model) if settings.adapters else None,
     )
     words = server.command(model, names[0], settings.host, settings.port, wanted)
-    print(f"vLLM serves {model} as {_listed(names)}. When it is up, test it with:\n\n{curl(config, key is not None)}\n")
+    print(
+        f"vLLM serves {model} as {_listed(names)}. It is up when it says 'Application startup complete', after about a "
+        f"minute; then test it with:\n\n{curl(config, key is not None)}\n\nor talk to it, in a second terminal:\n\n"
+        f"{page_command(config, key is not None)}\n"
+    )
     sys.stdout.flush()
     sys.stderr.flush()
     # The key in the environment, where only this user sees it; `ps` shows a command line to everyone.
@@ -99,6 +103,21 @@ def curl(config: Config, with_key: bool = False) -> str:
     words = ["curl", shlex.quote(f"{addresses.url(settings.host, settings.port)}/chat/completions")]
     words += [f'-H "Authorization: Bearer ${settings.api_key_env}"'] if with_key else []
     return " ".join([*words, "-H 'Content-Type: application/json'", "-d", shlex.quote(json.dumps(body))])
+
+
+def page_command(config: Config, with_key: bool = False) -> str:
+    """The command that opens a page to talk to what is served here."""
+    settings = config.serve
+    words = ["serve=chat", f"serve.upstream={addresses.url(settings.host, settings.port)}"]
+    words += [f"serve.upstream_key_env={settings.api_key_env}"] if with_key else []
+    return f"{plain_command(config)} {shlex.join(words)}"
+
+
+def plain_command(config: Config) -> str:
+    """The command that serves this run's model, without what was typed of the section `serve`."""
+    python, script, *words = shlex.split(command("serve.py", config))
+    kept = [word for word in words if not word.lstrip("+").startswith(("serve=", "serve."))]
+    return shlex.join([python, script, *kept])
 
 
 def _listed(names: list[str]) -> str:

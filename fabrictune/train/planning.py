@@ -1,13 +1,13 @@
-"""What a run of train.py takes and whether it can begin: its data and switches, and what `dry_run=true` says of it."""
+"""What a run of train.py takes and whether it can begin, and what `dry_run=true` says of it."""
 
 from __future__ import annotations
 
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,36 @@ import numpy as np
 from rich.console import Console
 
 from fabrictune import processes, protocol, record
-from fabrictune.config import GENERATED_MEASURES, MAIN, Config, Dtype, LauncherKind, Offload, Optimizer
+from fabrictune.config import GENERATED_MEASURES, MAIN, Config, Dtype, LauncherKind, Offload, Optimizer, command
 from fabrictune.dialogue import Exchange
 from fabrictune.log import logger
 from fabrictune.model import encoding, model_files, models
-from fabrictune.train import accelerators, batches, estimates, footprint, nodes, samples, tokens, tracking, zero
+from fabrictune.train import (
+    accelerators,
+    batches,
+    estimates,
+    footprint,
+    forecast,
+    nodes,
+    samples,
+    tokens,
+    wandb_run,
+    zero,
+)
 from fabrictune.train.batches import Batches
 from fabrictune.train.packing import Row
 
 EVEN = {"tool": 1.0, "arguments": 1.0, "answer": 1.0}  # of test rows, so that runs of other weights can be compared
 ALL_LINEAR = "all-linear"
-# What may be another after a resume: it changes the memory and what is shown, not what is computed.
 ESTIMATED = 16  # steps of an epoch whose rows are laid out to estimate the tokens of all
+# What may be another after a resume: it changes the memory and what is shown, not what is computed.
 FREE = ("row_tokens", "gradient_checkpointing")
+FEW_STEPS, ENOUGH_STEPS = 10, 30  # what teaches next to nothing, and what is proposed instead
+# What can be typed for a model whose files are not at hand: the sizes of Qwen2.5-7B.
+ARCHITECTURE = (
+    "'+model.architecture={model_type: qwen2, hidden_size: 3584, intermediate_size: 18944, num_hidden_layers: 28, "
+    "num_attention_heads: 28, num_key_value_heads: 4, vocab_size: 152064}'"
+)
 
 
 def converted_folder(config: Config) -> Path:
@@ -36,8 +53,8 @@ def converted_folder(config: Config) -> Path:
     Raises FileNotFoundError naming the command that makes them, ValueError if they are rows for other trainers or, of
     another variant, were converted with other settings.
     """
-    made_by = f"python convert.py name={config.name} variant={config.variant} ..."
-    converted = record.require_finished(config.convert_folder, made_by)
+    # One conversion serves all points of a sweep.
+    converted = record.require_finished(config.convert_folder, command("convert.py", replace(config, variant=MAIN)))
     known = record.settings_of(converted)
     protocol.dialect_of(known["format"], "train.py")
     if config.variant != MAIN and converted == Path(config.outputs) / config.name / MAIN / "convert":
@@ -50,7 +67,7 @@ def converted_folder(config: Config) -> Path:
         if changed:
             raise ValueError(
                 f"{converted} was converted with other settings ({'; '.join(changed[:4])}); convert for this variant: "
-                f"{made_by}"
+                f"{command('convert.py', config)}; or give train.py the data.* that convert.py was given"
             )
     return converted
 
@@ -198,7 +215,7 @@ def prepare(config: Config, converted: Path) -> dict[str, Any]:
     problems = _launcher_problems(config)
     if problems:
         raise ValueError("; ".join(problems))
-    tracking.chosen_mode(config.wandb.mode.value)
+    wandb_run.chosen_mode(config.wandb.mode.value)
     for note in switches(config, machine_of_ranks()).notes:
         logger.info(note)
     base = models.local_folder(**config.model.plain())
@@ -236,7 +253,25 @@ def prepare(config: Config, converted: Path) -> dict[str, Any]:
         f"{known.trainable:,}",
         f"{known.base:,}",
     )
+    if advice := few_steps(config, batches):
+        logger.warning(advice)
     return stats
+
+
+def few_steps(config: Config, batches: Batches) -> str:
+    """What to do where the data make too few steps to learn from; "" elsewhere, or where train.max_steps wants few."""
+    train, steps = config.train, batches.steps
+    if steps >= FEW_STEPS or train.max_steps > 0:
+        return ""
+    dialogues = batches.counts().dialogues
+    size = min(train.batch_size, 4)
+    epochs = max(math.ceil(train.epochs), math.ceil(ENOUGH_STEPS / math.ceil(dialogues / size)))
+    idle = ", in which the warmup has the learning rate 0" if train.warmup_ratio else ""
+    made = f"{steps} steps" if steps > 1 else f"1 step{idle}"
+    return (
+        f"{dialogues} dialogues make {made}: too few to learn from; train.epochs={epochs} train.batch_size={size} "
+        f"makes {epochs * math.ceil(dialogues / size)}"
+    )
 
 
 def _test_counts(config: Config, converted: Path, tokenizer: Path) -> dict[str, int]:
@@ -302,7 +337,10 @@ def _launcher_problems(config: Config) -> list[str]:
     if not on_gpu:
         cpus, here = processes.cpus(), placed.get("localhost", 0)
         if here > max(cpus, 2):
-            problems.append(f"launcher.gpus is {here}, but this machine has no GPU, and {cpus} CPUs for as many ranks")
+            problems.append(
+                f"launcher.gpus is {here}, but this machine has no GPU, and {cpus} CPUs for as many ranks; train where "
+                "the GPUs are, or give another launcher.gpus=, or launcher=single"
+            )
     return problems
 
 
@@ -327,43 +365,27 @@ def show(config: Config) -> None:
     architecture = place or config.model.architecture
     if not architecture:
         raise ValueError(
-            f"nothing is known of the model: {refusals[-1]}; or give its config.json as model.architecture"
+            f"nothing is known of the model: {refusals[-1]}; or give what its config.json says, as {ARCHITECTURE}"
         )
-    train, lora = config.train, config.lora
-    known = footprint.parameters(architecture, lora.rank, targets(config))
-    of_row = footprint.of_row(
-        architecture,
-        max(train.row_tokens, config.data.max_length),  # the longest exchange is a row of its own
-        lora.rank,
-        lora.dropout,
-        targets(config),
-        config.model.dtype.value,
-        train.gradient_checkpointing,
-        train.quantization.value,
-    )
-    is_deepspeed = config.launcher.kind is LauncherKind.deepspeed
-    options: dict[str, Any] = {"dtype": config.model.dtype.value, "quantization": train.quantization.value}
-    if train.optimizer is Optimizer.adamw_8bit:
-        options["moments"] = 2
-    memories = estimates.stages(known, of_row, ranks, **options)
-    stage = config.launcher.zero if is_deepspeed else None
-    chosen = estimates.memory(known, of_row, ranks, stage, config.launcher.offload.value, **options)
-    refusals += (tried(lambda: _launcher_problems(config)) or []) + estimates.problems(chosen, memories)
-    tried(lambda: switches(config, machine_of_ranks()))
-    tried(lambda: tracking.chosen_mode(config.wandb.mode.value))
-    data = tried(lambda: plan(config, converted, place, ranks)) if converted and place else None
-    counts = tried(lambda: _test_counts(config, converted, place)) if data and converted and place else None
-    if data and converted and place:
+    known, memories, chosen = _needs(config, architecture, ranks)
+    machine: accelerators.Machine | None = tried(machine_of_ranks)
+    memory_here = machine.memory if machine else None
+    refusals += (tried(lambda: _launcher_problems(config)) or []) + estimates.problems(chosen, memories, memory_here)
+    if machine:
+        tried(lambda: switches(config, machine))
+    tried(lambda: wandb_run.chosen_mode(config.wandb.mode.value))
+    data = counts = stats = None
+    if converted and place and (data := tried(lambda: plan(config, converted, place, ranks))):
+        counts = tried(lambda: _test_counts(config, converted, place))
         tried(lambda: record.require_free(config.run_folder / "train", settings(config, converted), **_ways(config)))
-    stats = _stats(data) if data else None
+        stats = _stats(data)
     schedule, operations = _schedule(config, ranks, data, stats, known)
+    schedule["memory_is_compared_with"] = estimates.card(memory_here)[1]
     if counts and config.eval.every:
         schedule["replies_generated_at_an_evaluation"] = counts["generated_on"]
     if converted and not data:
-        dialogues = json.loads((converted / "stats.json").read_text(encoding="utf-8"))["train"]["dialogues"]
-        steps = math.ceil(math.ceil(dialogues / train.batch_size) * train.epochs)
-        schedule["steps"] = f"{steps:,} at most, without those too long: the tokenizer is not at hand"
-    report = estimates.report(
+        schedule["steps"] = f"{_most_steps(config, converted):,} at most: the tokenizer, which tells, is not at hand"
+    report = forecast.report(
         f"{config.name}/{config.variant}",
         _sources(converted, stats),
         schedule,
@@ -371,14 +393,56 @@ def show(config: Config) -> None:
         memories,
         chosen,
         operations,
-        zero.settings(config.launcher.zero, config.launcher.offload.value, config.model.dtype is Dtype.bfloat16)
-        if is_deepspeed
-        else None,
+        _deepspeed(config),
         list(dict.fromkeys(refusals)),
     )
-    estimates.show(report, Console(width=120))
+    console = Console(width=120)
+    forecast.show(report, console)
+    if data and (advice := few_steps(config, data)):
+        console.print(advice, markup=False, soft_wrap=True)
     if refusals:
+        console.print("Nothing was begun. The tables are of as many GPUs as the config asks for.")
         raise SystemExit(1)
+    console.print(f"Nothing was begun. Begin it with: {command('train.py', config)}", markup=False, soft_wrap=True)
+
+
+def _needs(
+    config: Config, architecture: Mapping[str, Any] | Path, ranks: int
+) -> tuple[footprint.Parameters, list[estimates.Memory], estimates.Memory]:
+    """The model's parameters, and a GPU's memory: by each of DeepSpeed's stages, and as the config has it."""
+    train, lora, dtype = config.train, config.lora, config.model.dtype.value
+    known = footprint.parameters(architecture, lora.rank, targets(config))
+    of_row = footprint.of_row(
+        architecture,
+        max(train.row_tokens, config.data.max_length),  # the longest exchange is a row of its own
+        lora.rank,
+        lora.dropout,
+        targets(config),
+        dtype,
+        train.gradient_checkpointing,
+        train.quantization.value,
+    )
+    options: dict[str, Any] = {"dtype": dtype, "quantization": train.quantization.value}
+    if train.optimizer is Optimizer.adamw_8bit:
+        options["moments"] = 2
+    launcher = config.launcher
+    stage = launcher.zero if launcher.kind is LauncherKind.deepspeed else None
+    memories = estimates.stages(known, of_row, ranks, **options)
+    return known, memories, estimates.memory(known, of_row, ranks, stage, launcher.offload.value, **options)
+
+
+def _deepspeed(config: Config) -> dict[str, Any] | None:
+    """What DeepSpeed is given, None without it."""
+    launcher = config.launcher
+    if launcher.kind is not LauncherKind.deepspeed:
+        return None
+    return zero.settings(launcher.zero, launcher.offload.value, config.model.dtype is Dtype.bfloat16)
+
+
+def _most_steps(config: Config, converted: Path) -> int:
+    """The run's steps if no exchange is too long."""
+    dialogues: int = json.loads((converted / "stats.json").read_text(encoding="utf-8"))["train"]["dialogues"]
+    return math.ceil(math.ceil(dialogues / config.train.batch_size) * config.train.epochs)
 
 
 def _ways(config: Config) -> dict[str, bool]:
@@ -421,7 +485,9 @@ def _schedule(
         "row": f"{train.row_tokens} tokens at most, packing {train.packing.value}",
     }
     if batches is None or stats is None:
-        return schedule | {"steps": "not known before the data are converted and the tokenizer is at hand"}, 0
+        return schedule | {
+            "steps": "not known, nor the hours, before the data are converted and the tokenizer is at hand"
+        }, 0
     steps = step_count(config, batches)
     epochs = steps / batches.steps_per_epoch
     whole = stats["all"]
