@@ -3,13 +3,14 @@
 import hydra
 from omegaconf import DictConfig
 
+from fabrictune.command_line import quote_plain_words
 from fabrictune.config import typed
 from fabrictune.log import errors_in_one_sentence
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    config = typed(composed)
+    config = typed(composed, has_dry_run=False)
     with errors_in_one_sentence(config.variant):
         # After typed(): it imports heavy libraries, and a typo should be answered at once.
         from fabrictune.evaluate.evaluation import evaluate
@@ -18,4 +19,5 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    quote_plain_words()
     main()

@@ -3,26 +3,35 @@
 import hydra
 from omegaconf import DictConfig
 
+from fabrictune.command_line import quote_plain_words
 from fabrictune.config import ServeKind, typed
 from fabrictune.log import errors_in_one_sentence
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    config = typed(composed)
+    config = typed(composed, has_dry_run=False)
     with errors_in_one_sentence():
         # After typed(): they import heavy libraries, and a typo should be answered at once.
         match config.serve.kind:
             case ServeKind.model:
                 from fabrictune.serve.serving import serve
+
+                serve(config)
             case ServeKind.capture:
-                from fabrictune.serve.capturing import capture as serve
+                from fabrictune.serve.capturing import capture
+
+                capture(config)
             case ServeKind.chat:
-                from fabrictune.serve.chatting import chat as serve
+                from fabrictune.serve.chatting import chat
+
+                chat(config)
             case ServeKind.register:
-                from fabrictune.serve.registering import register as serve
-        serve(config)
+                from fabrictune.serve.registering import register
+
+                register(config)
 
 
 if __name__ == "__main__":
+    quote_plain_words()
     main()

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 MAIN = "main"  # the variant of a run that is no point of a sweep
 OWN_MODELS = ("base", "tuned", "adapter")  # that evaluate.py finds in the run itself
@@ -92,6 +92,8 @@ class Source(enum.Enum):
     self_cognition = "self_cognition"
 
 
+# Other names of what a source reads, as people type them.
+READ_BY = {"hermes": Source.openai, "xlam": Source.openai}
 GENERATED = frozenset({Source.synthetic, Source.self_cognition})
 GENERAL = frozenset({Source.ms_bench, Source.alpaca, Source.messages, Source.self_cognition})
 
@@ -475,24 +477,37 @@ class Config:
         return own if own.exists() or not shared.exists() else shared
 
 
-def typed(composed: DictConfig) -> Config:
+def typed(composed: DictConfig, *, has_dry_run: bool = True) -> Config:
     """The composed config as a Config. Ends the run in one sentence that names the key if it does not fit.
+
+    `has_dry_run` says whether the script can do what dry_run asks for.
 
     Needed although Hydra checks overrides: it accepts `+lora.rnak=8` in silence.
     """
     try:
         config = OmegaConf.to_object(OmegaConf.merge(Config, OmegaConf.to_container(composed)))
-        missing = sorted(OmegaConf.missing_keys(OmegaConf.structured(config)))
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise SystemExit(f"config: no value for {key}; give it on the command line as {key}=...") from None
     except OmegaConfBaseException as error:
         key = f" (key '{error.full_key}')" if error.full_key else ""
         reason = str(error).splitlines()[0]
-        raise SystemExit(f"config: {reason}{key}; see the keys with --cfg job") from None
-    if missing:
-        raise SystemExit(f"config: no value for {', '.join(missing)}; give it on the command line as {missing[0]}=...")
+        raise SystemExit(f"config: {reason}{key}; {_way_out(error)}") from None
     assert isinstance(config, Config)
+    if config.dry_run and not has_dry_run:
+        raise SystemExit("config: dry_run is true, but only train.py has a dry run; leave dry_run=true out")
     _name_point(config)
     _check(config)
     return config
+
+
+def _way_out(error: OmegaConfBaseException) -> str:
+    """What to do about a value or key that does not fit."""
+    if (error.full_key or "").endswith(".source"):
+        for name, source in READ_BY.items():
+            if f"'{name}'" in str(error).lower():
+                return f"source={source.value} reads {name} as well"
+    return "see the keys with --cfg job"
 
 
 def _name_point(config: Config) -> None:

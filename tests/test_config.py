@@ -59,7 +59,7 @@ def test_the_default_is_the_embedded_model_on_generated_dialogues() -> None:
     assert not config.overwrite and not config.resume
 
 
-def test_there_are_overlays() -> None:
+def test_overlays_are_found_to_be_tested() -> None:
     assert "demo" in [path.stem for path in EXPERIMENTS]
 
 
@@ -361,6 +361,35 @@ def test_the_data_section_has_these_defaults() -> None:
 def test_all_values_that_do_not_fit_are_named_together() -> None:
     text = refusal("lora.rank=0", "serve.port=0", "name=a/b")
     assert all(key in text for key in ("lora.rank", "serve.port", "name"))
+
+
+def test_a_value_that_must_be_given_is_named_with_how_to_give_it() -> None:
+    assert refusal("model=folder") == "config: no value for model.id; give it on the command line as model.id=..."
+
+
+def test_a_dry_run_is_train_py_s_alone() -> None:
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        asked = compose("config", ["dry_run=true"])
+    assert typed(asked).dry_run
+    with pytest.raises(SystemExit, match="dry_run is true, but only train.py has a dry run"):
+        typed(asked, has_dry_run=False)
+
+
+@pytest.mark.parametrize("script", ["convert.py", "merge.py", "evaluate.py", "serve.py"])
+def test_a_script_without_a_dry_run_says_so_before_it_does_anything(tmp_path: Path, script: str) -> None:
+    command = [sys.executable, script, "dry_run=true", f"outputs={tmp_path}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and not list(tmp_path.iterdir())
+    assert ended.stderr.splitlines() == [
+        "config: dry_run is true, but only train.py has a dry run; leave dry_run=true out"
+    ]
+
+
+@pytest.mark.parametrize("name", ["hermes", "Hermes", "xlam"])
+def test_a_format_that_another_source_reads_is_answered_with_that_source(name: str) -> None:
+    text = refusal("data/mix=files", "data.mix.file.path=x", f"data.mix.file.source={name}")
+    assert name in text and text.endswith(f"source=openai reads {name.lower()} as well")
+    assert refusal("data/mix=files", "data.mix.file.path=x", "data.mix.file.source=x").endswith("with --cfg job")
 
 
 def test_importing_the_config_imports_nothing_heavy() -> None:

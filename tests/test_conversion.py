@@ -77,7 +77,7 @@ BAD = [
     (b"{no JSON", "no JSON: "),
     (b"[1, 2]", "no JSON object but list"),
     (DEEP.encode(), "no JSON: "),
-    (b'{"id": "bad", "text": "Hi"}', "'conversations' is NoneType"),
+    (b'{"id": "bad", "text": "Hi"}', "no row without conversations: "),
     (bad(system=f"{LISTED}nothing to see"), "the tool list cannot be read: 'nothing to see'"),
     (bad(name="radio"), "call to 'radio', which is not among the tools offered: ['lamp']"),
     (bad(name="radio", id="\ud800"), "call to 'radio', which is not among the tools offered"),
@@ -85,11 +85,11 @@ BAD = [
     (bad(observation="x" * 3000 + "\ud800"), "text that is no valid Unicode"),
     (bad(family="\ud800"), "text that is no valid Unicode"),
     (bad(arguments=r"{'room': '\ud800'}"), "text that is no valid Unicode"),
-    (bad(observation="BYTES").replace(b"BYTES", b"\xff\xfe"), "text that is no valid Unicode"),
-    (bad().replace(b"{", b"\xff{", 1), "no JSON: "),
+    (bad(observation="BYTES").replace(b"BYTES", b"\xff\xfe"), "bytes that are no UTF-8: "),
+    (bad().replace(b"{", b"\xff{", 1), "bytes that are no UTF-8: "),
     (bad(arguments=f'{{"room": {DEEP}}}'), "values nested too deeply"),
     (bad(system=LAMP.replace("[]", DEEP)), "values nested too deeply"),
-    (bad(arguments="{[]: 1}"), "neither JSON nor a Python literal"),
+    (bad(arguments="{[]: 1}"), "arguments cannot be read: neither JSON nor a Python literal"),
     (bad(instruction=["Be kind."]), "'instruction' is list, not text"),
     (bad(system=LAMP.replace("[]", '{"type": "object", "properties": {}, "required": null}')), "'required' is no list"),
 ]
@@ -395,6 +395,38 @@ def test_a_count_beyond_the_good_rows_takes_them_all_and_says_so(
     assert f"file: only {len(GOOD)} of the 40 rows wanted are there; all are used" in caplog.messages
 
 
+def test_rows_read_by_the_wrong_source_end_in_a_sentence_with_the_right_one(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "mine.jsonl", [record(f"Room {n}?") for n in range(5)])
+    with pytest.raises(
+        ValueError, match="none of the 5 rows .* read as openai.* 5 of the first 5 can be read with "
+    ) as error:
+        converted(tmp_path, *reading(path, "openai"))
+    assert str(error.value).endswith("data.mix.file.source=ms_agent")
+
+
+@pytest.mark.parametrize(
+    ("source", "rows", "overrides", "advice"),
+    [
+        ("ms_agent", [record(f"Room {n}?") for n in range(20)], [], "scores of 1 test dialogues say little; data.tes"),
+        ("ms_agent", [record(f"Room {n}?") for n in range(20)], ["data.test_ratio=0.2"], None),
+        ("ms_bench", [talk(f"What is {n}?") for n in range(20)], [], "there is nothing to test on, and train.py will"),
+    ],
+)
+def test_a_small_file_is_told_what_its_tests_are_worth(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    heard: None,
+    source: str,
+    rows: list[dict],
+    overrides: list[str],
+    advice: str | None,
+) -> None:
+    converted(tmp_path, *reading(write_rows(tmp_path / "mine.jsonl", rows), source), *overrides)
+    given = [text for text in caplog.messages if "test" in text and ("say little" in text or "nothing to" in text)]
+    assert len(given) == (advice is not None)
+    assert not advice or given[0].startswith(advice)
+
+
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What our logger says reaches caplog, also once `log.set_up` has taken it off the root logger."""
@@ -646,6 +678,14 @@ def test_a_hub_that_cannot_be_reached_is_answered_with_where_to_put_the_files(tm
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_tokenizer_that_cannot_be_fetched_is_answered_with_what_does_without(tmp_path: Path) -> None:
+    config = of_file(tmp_path, good_lines(), "model=hub", "model.id=nobody/nothing", "data.count_tokens=true")
+    with pytest.raises(
+        ConnectionError, match="the hub gave no such model .*; or count characters with data.count_toke"
+    ):
+        conversion.convert(config)
+
+
 # The run's folder
 
 
@@ -861,7 +901,7 @@ def test_data_for_other_trainers_is_refused_by_our_own(
         start(config)
     assert "data.format=agentfabric or agentfabric_v072" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert [path.name for path in written(tmp_path).parent.iterdir()] == ["convert"]
+    assert {path.name for path in written(tmp_path).parent.iterdir()} == {"convert", "README.md"}
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,41 @@ def test_each_line_of_a_jsonl_file_is_a_record_with_its_line_number(tmp_path: Pa
     assert list(files.records(path)) == [(1, '{"a": 1}'), (4, "no json"), (5, '{"b": "你\u2028\x0c"}')]
 
 
+@PACKED
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"a": 1}, {"a": 2}]',
+        '[\n  {"a": 1},\n  {"a": 2}\n]\n',
+        '[{"a": 1},\n{"a": 2}]',
+        '[\n {\n  "a": 1\n },\n {\n  "a": 2\n }\n]',
+        '{\n "a": 1\n}\n{\n "a": 2\n}\n',
+        '\ufeff{"a":\r\n1}\r\n\r\n{"a":\r\n2}',
+    ],
+)
+def test_a_jsonl_file_that_is_a_list_or_has_rows_over_several_lines_is_read_as_it_is_meant(
+    tmp_path: Path, packing: str, content: str
+) -> None:
+    path = written(tmp_path, f"a.jsonl{packing}", PACKERS[packing](content.encode()))
+    assert parsed(path) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    "first", ["{", '{"id": "a", "ti', '{"id": [', '{"id":', "[INFO] begins", '[{"a": 1}]', '[{"a": 1},', "x"]
+)
+def test_a_torn_first_line_takes_no_other_with_it(tmp_path: Path, first: str) -> None:
+    path = written(tmp_path, "a.jsonl", f'{first}\n{{"a": 1}}\n{{"a": 2}}\n'.encode())
+    assert list(files.records(path)) == [(1, first), (2, '{"a": 1}'), (3, '{"a": 2}')]
+
+
+@PACKED
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_text_in_utf16_is_refused_with_the_way_out(tmp_path: Path, name: str, packing: str) -> None:
+    path = written(tmp_path, name + packing, PACKERS[packing]('{"a": "b"}'.encode("utf-16")))
+    with pytest.raises(ValueError, match="is broken at its start: text in UTF-16, not UTF-8; .* iconv -f UTF-16"):
+        list(files.records(path))
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_bytes_that_are_no_utf8_reach_the_caller_whole(tmp_path: Path, name: str) -> None:
     content = {
@@ -248,7 +283,7 @@ def test_a_list_is_cut_into_its_items_wherever_the_blocks_end(
         (b"[1, 2] [3]", "after record 2", "more follows the JSON list: '[3]'"),
         (b"[1, 2", "after record 2", "expected ',' or ']': ''"),
         (b"[1, nul, 2]" + b" " * 100, "after record 1", "Expecting value: 'nul, 2]"),
-        (b'{"a":\n1}\n{"b":\n2}', "at its start", 'more follows the JSON value: \'{"b"'),
+        (b'{"a":\n1}\nb', "after record 1", "Expecting value: 'b'"),
         (b"[" * 100_000, "at its start", "maximum recursion depth"),
     ],
 )

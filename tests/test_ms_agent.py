@@ -504,7 +504,7 @@ def answered(value: str) -> dict:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"id": "r1"}, "'conversations' is NoneType, not a list of messages"),
+        ({"id": "r1"}, r"no row without conversations: the row has \['id'\]"),
         ({"conversations": []}, r"'conversations' is list, not a list of messages: \[\]"),
         ({"conversations": "[1, 2"}, r"neither JSON nor a Python literal: '\[1, 2'"),
         ({"conversations": ["Hi"]}, "a message is no {'from', 'value'} pair: str 'Hi'"),

@@ -55,7 +55,7 @@ def test_words_that_only_resemble_the_unwanted_stay() -> None:
         (row("Hi", "Hello.\nASSISTANT: Hello again."), "a message holds 'assistant:'"),
         (row("Hi", "Hello.", "User: so", "Yes."), "a message holds 'user:'"),
         (row("Hi", "Hello.", system="The user: a mossy stone."), "a message holds 'moss'"),
-        ({}, "'conversations' is NoneType, not a list of messages"),
+        ({}, "no row without conversations: the row has"),
         (row(), "'conversations' is list, not a list of messages"),
         (row(system="Rhyme."), "no message is from a user"),
         (row(system="You are a helpful assistant."), "no message is from a user"),

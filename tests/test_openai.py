@@ -524,6 +524,7 @@ def chat(*messages: dict, **rest) -> dict:
             "a value that JSON does not hold: ",
         ),
         (chat(user(), said('<tool_call>{"name": "clock"}</tool_call> Done.')), "text after a <tool_call>: 'Done.'"),
+        (chat(user(), said('<tool_call>\n{"name": "clock"}')), "a <tool_call> that nobody closed: "),
         (chat(user(), said(), tools=[WEATHER, WEATHER]), "offers a tool twice: "),
         (chat(user(), said(), tools="weather"), "neither JSON nor a Python literal: 'weather'"),
         (chat(user(), said(), tools=[{"description": "x"}]), "a tool is no object with a name: "),

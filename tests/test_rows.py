@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fabrictune import dialogue as dialogues
 from fabrictune import protocol
 from fabrictune.config import Format, Source
 from fabrictune.convert import mixture
-from fabrictune.convert.rows import READERS, WRITERS, Converted, Converter, Recipe, Reject, Row, convert
+from fabrictune.convert.conversion import FROM_FILES
+from fabrictune.convert.rows import (
+    WRITERS,
+    Converted,
+    Converter,
+    Recipe,
+    Reject,
+    Row,
+    convert,
+    likely_source,
+    reader,
+)
 from fabrictune.dialogue import Call, Dialogue, Exchange, Step, Tool, Turn
-from fabrictune.formats import ms_agent, openai
+from fabrictune.formats import messages, ms_agent, openai, sharegpt
 from fabrictune.model import models
 from fabrictune.model.encoding import encode, reply_end
 from fabrictune.sources import synthetic
@@ -82,7 +94,11 @@ def written(given: Row, **changes) -> list[Exchange]:
 
 
 def test_every_source_has_its_reader() -> None:
-    assert READERS.keys() == {source.value for source in Source}
+    modules = {source: reader(source.value).__module__ for source in Source}
+    assert modules.pop(Source.self_cognition) == "fabrictune.dialogue"
+    assert modules.pop(Source.agentfabric) == "fabrictune.formats.captured"
+    assert modules.pop(Source.synthetic) == "fabrictune.formats.ms_agent"
+    assert modules == {source: f"fabrictune.formats.{source.value}" for source in modules}
 
 
 def test_every_format_has_its_writer() -> None:
@@ -257,7 +273,7 @@ def test_text_that_no_file_can_hold_is_refused_wherever_it_stands(
 
 def test_bytes_that_are_no_text_are_refused() -> None:
     text = json.dumps(openai.render(LIT)).replace("Light!", "\udcff")
-    assert rejected(RECIPE, row(text)).reason == "text that is no valid Unicode"
+    assert rejected(RECIPE, row(text)).reason.startswith("bytes that are no UTF-8: ")
 
 
 @pytest.mark.parametrize("format", WRITERS)
@@ -268,7 +284,7 @@ def test_the_lines_for_other_trainers_read_back_as_the_dialogue(format: str) -> 
     for number, one in enumerate(made):
         given = row(json.dumps(openai.render(one)), number)
         ((facts, dialogue, (line,)),) = pieces(kept(replace(RECIPE, format=format), given))
-        assert READERS[format](json.loads(line)) == dialogue == replace(one, id=f"mine/{number + 1}:{one.id}")
+        assert reader(format)(json.loads(line)) == dialogue == replace(one, id=f"mine/{number + 1}:{one.id}")
         assert facts["lengths"] == [len(line.decode())]
 
 
@@ -280,7 +296,7 @@ def test_a_dialogue_that_the_format_cannot_hold_is_rejected() -> None:
 def test_generated_rows_are_read_by_their_source() -> None:
     text = json.dumps(ms_agent.render(SYNTHETIC[0]))
     assert piece(kept(replace(RECIPE, source="synthetic"), row(text)))[1].turns == SYNTHETIC[0].turns
-    text = json.dumps(dialogues.to_json(CHAT))
+    text = json.dumps(msgspec.to_builtins(CHAT))
     assert piece(kept(replace(RECIPE, source="self_cognition", plain=True), row(text)))[1].turns == CHAT.turns
 
 
@@ -369,3 +385,36 @@ def test_a_job_gives_what_is_kept_and_what_is_not_in_the_order_of_its_rows() -> 
     assert [one.number for one in converted] == [1, 3]
     assert [one.line for one in rejects] == [1, 5]
     assert convert((RECIPE, [])) == ([], [])
+
+
+# Which source rows are meant for
+
+
+def rendered(render: Callable[[Dialogue], object], *made: Dialogue) -> list[Row]:
+    return [row(json.dumps(render(one)), number) for number, one in enumerate(made)]
+
+
+@pytest.mark.parametrize(
+    ("render", "made", "meant"),
+    [
+        (openai.render, SYNTHETIC, "openai"),
+        (sharegpt.render, SYNTHETIC, "sharegpt"),
+        (ms_agent.render, SYNTHETIC, "ms_agent"),
+        (messages.render, [CHAT], "messages"),
+    ],
+)
+def test_rows_of_another_source_tell_which(
+    render: Callable[[Dialogue], object], made: list[Dialogue], meant: str
+) -> None:
+    given = rendered(render, *made)
+    for source in ("openai", "alpaca", "toolbench"):
+        assert likely_source([*given, row("no JSON")], replace(RECIPE, source=source), FROM_FILES) == (
+            meant,
+            len(given),
+        )
+
+
+def test_rows_of_no_known_kind_are_not_guessed_at() -> None:
+    given = [row("no JSON"), row('{"text": "Hi"}'), *rendered(openai.render, LIT)]
+    assert likely_source(given, replace(RECIPE, source="sharegpt"), FROM_FILES) is None, "two of three are of none"
+    assert likely_source([], RECIPE, FROM_FILES) is None

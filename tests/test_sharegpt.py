@@ -167,8 +167,8 @@ def test_a_tool_without_parameters_has_an_empty_schema() -> None:
 @pytest.mark.parametrize(
     ("odd", "reason"),
     [
-        ({"messages": [HUMAN, GPT]}, "no sharegpt row without 'conversations': the row has"),
-        ({"conversations": ""}, "no sharegpt row without 'conversations': the row has"),
+        ({"messages": [HUMAN, GPT]}, "no sharegpt row without conversations: the row has"),
+        ({"conversations": ""}, "no sharegpt row without conversations: the row has"),
         ({"conversations": "Hi"}, "conversations is no list of messages: neither JSON nor a Python literal: 'Hi'"),
         (row(), "conversations is no list of messages: "),
         (row({"from": "bot", "value": "Hi"}), "unknown role: 'bot' is none of"),

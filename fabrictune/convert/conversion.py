@@ -21,7 +21,7 @@ import msgspec
 
 from fabrictune import dialogue as dialogues
 from fabrictune import processes, record
-from fabrictune.config import GENERATED, Config, Data, Language, MixEntry, Source
+from fabrictune.config import GENERAL, GENERATED, Config, Data, Language, MixEntry, Source
 from fabrictune.convert import card, rows
 from fabrictune.convert.mixture import Part, Sides
 from fabrictune.convert.reading import Reading, Run, count_rows, divide, file_records, file_rows, fill
@@ -34,8 +34,13 @@ from fabrictune.log import bar, logger
 from fabrictune.model import model_files
 from fabrictune.sources import files, hubs, self_cognition, synthetic
 
+LOOKED_AT = 20  # rows that tell which source they are meant for
+FEW_TESTS = 10  # dialogues, of which one more or less is ten points of a score
+LARGE_TEST_RATIO = 0.2  # that a few rows need
 SAMPLES = 10  # dialogues shown on the card
 FILES = ("train.jsonl", "test.jsonl", "test_dialogues.jsonl")
+# The sources that a file's rows may be of, and whether they are plain chat.
+FROM_FILES = {source.value: source in GENERAL for source in Source if source not in GENERATED}
 GENERAL_FILE = "test_general.jsonl"  # only where rows are held back
 
 
@@ -83,7 +88,9 @@ def convert(config: Config) -> None:
         file.write(card.render(_card(config, summary, readings, samples)))
     hashes = {file: record.file_hash(folder / file) for file in (*FILES, GENERAL_FILE) if (folder / file).exists()}
     stage.finish(hashes=hashes, **{key: stats[key] for key in ("train", "test", "held_back", "rejected")})
-    _report(folder, summary)
+    _report(folder, summary, config.data.test_ratio)
+    for line in record.closing(config.run_folder):
+        logger.info(line)
 
 
 def settings(config: Config, paths: dict[str, list[Path]]) -> dict[str, Any]:
@@ -153,11 +160,17 @@ def _held_back(entry: MixEntry, data: Data) -> int:
 
 
 def _tokenizer(config: Config) -> Path | None:
-    """The folder with the tokenizer that counts tokens, None where they are not counted."""
+    """The folder with the tokenizer that counts tokens, None where they are not counted.
+
+    Raises as `model_files.place` does, with what does without.
+    """
     if not config.data.count_tokens or config.data.format.value in rows.WRITERS:
         return None
     model = config.model.plain()
-    folder = model_files.place(**model, patterns=model_files.TEXTS)
+    try:
+        folder = model_files.place(**model, patterns=model_files.TEXTS)
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}; or count characters with data.count_tokens=false") from error
     if not folder.exists():
         from fabrictune.model import models  # takes five seconds and 300 MB, for once unpacking a model
 
@@ -243,10 +256,16 @@ def _check_unchanged(sizes: dict[Path, int]) -> None:
 def _nothing_read(reading: Reading, summary: Summary, folder: Path) -> str:
     kind = next(kind for kind in summary.reasons() if kind.source == reading.name)
     first, own = summary.first_rejects[reading.name], summary.sources[reading.name]
+    looked_at = list(islice(reading.rows(0), LOOKED_AT))
+    if likely := rows.likely_source(looked_at, reading.recipe, FROM_FILES):
+        source, count = likely
+        way_out = f"{count} of the first {len(looked_at)} can be read with data.mix.{reading.name}.source={source}"
+    else:
+        way_out = f"is data.mix.{reading.name}.source right? docs/data.md shows a row of each"
     return (
         f"data.mix.{reading.name}: none of the {own.rows} rows in {own.place}, read as {reading.recipe.source}, can be "
         f"used; most often ({kind.count} times): {kind.reason}; the first, {first.file}:{first.line}: "
-        f"{first.reason[:300]}; all are in {folder / 'rejects.jsonl'}; is data.mix.{reading.name}.source right?"
+        f"{first.reason[:300]}; all are in {folder / 'rejects.jsonl'}; {way_out}"
     )
 
 
@@ -363,7 +382,7 @@ def _card(config: Config, summary: Summary, readings: list[Reading], samples: li
     )
 
 
-def _report(folder: Path, summary: Summary) -> None:
+def _report(folder: Path, summary: Summary, test_ratio: float) -> None:
     for part in ("train", "test"):
         logger.info("%s: %d dialogues, %d exchanges", part, summary.dialogues[part], summary.exchanges[part])
     logger.info("test dialogues with seen tools %d, unseen %d", summary.tested[True], summary.tested[False])
@@ -382,7 +401,27 @@ def _report(folder: Path, summary: Summary) -> None:
     if summary.in_part:
         logger.info("kept in part: %d rows (see rejects.jsonl)", summary.in_part)
     for kind in summary.reasons()[:10]:
-        logger.info("  %d x %s: %s", kind.count, kind.source, kind.reason)
+        place = f"{Path(kind.example_file).name}:{kind.example_line}"
+        logger.info("  %d x %s: %s (first: %s)", kind.count, kind.source, kind.reason, place)
     if len(summary.reasons()) > 10:
         logger.info("  and %d more kinds of reasons (see stats.json)", len(summary.reasons()) - 10)
+    if advice := _advice(summary, test_ratio):
+        logger.warning(advice)
     logger.info("wrote %s; card.html shows what is in it", folder)
+
+
+def _advice(summary: Summary, test_ratio: float) -> str:
+    """What to do where there is too little to test on, "" elsewhere."""
+    tests = summary.dialogues["test"]
+    if not tests:
+        return (
+            "there is nothing to test on, and train.py will refuse that: general chat, and rows whose last call has no "
+            "result (xLAM), are only trained on; if there are other rows raise data.test_ratio, else add a source such "
+            "as '+data.mix.more={source: synthetic, count: 500}', and convert again with overwrite=true"
+        )
+    if tests < FEW_TESTS and test_ratio < LARGE_TEST_RATIO:
+        return (
+            f"scores of {tests} test dialogues say little; data.test_ratio={LARGE_TEST_RATIO} overwrite=true converts "
+            "again and keeps more for tests"
+        )
+    return ""

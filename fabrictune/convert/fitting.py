@@ -52,7 +52,7 @@ def fit(dialogue: Dialogue, write: Write, measure: Measure, limit: int, policy: 
     longest = max(whole.lengths)
     if policy == "keep" or not too_long:
         return Fitted((whole,), too_long, 0, longest)
-    pieces = (whole,)
+    pieces: tuple[Piece, ...] = (whole,)
     if policy == "truncate_observation":
         pieces = (_truncated(whole, write, measure, limit),)
     elif policy == "split_history":

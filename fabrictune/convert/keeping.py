@@ -1,4 +1,4 @@
-"""Which turns of a capture log a person would keep, and which dialogues say again what an earlier one said. Pure.
+"""Which turns of a capture log a person would keep, and which dialogues say again what an earlier one said.
 
 A strong model that is recorded is not always right, and nobody has said what it should have done. So a turn is judged
 by itself: its calls by the tools that were on offer, its results by what failures look like, its answer by

@@ -1,4 +1,4 @@
-"""Choosing rows: sampling a source, keeping near-duplicates together, splitting into train and test. Pure and seeded.
+"""Choosing rows, pure and seeded: a source sampled, near-duplicates kept together, train and test split.
 
 A source's rows are numbered from 0. Whatever is drawn is drawn by `priorities`, one number a row that depends on the
 seed, the purpose and the row's number alone, so that neither another source nor a row added at the end reshuffles the

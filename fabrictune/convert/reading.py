@@ -1,4 +1,4 @@
-"""One source of a mix: its rows drawn, converted onto its shelf, and divided into what is trained on and tested on."""
+"""One source of a mix: its rows drawn, converted onto its shelf, and divided into train and test."""
 
 from __future__ import annotations
 

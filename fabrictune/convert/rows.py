@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +22,34 @@ from fabrictune.convert.lengths import Ruler
 from fabrictune.dialogue import Dialogue, Exchange, Json
 from fabrictune.formats import (
     agentfabric,
-    alpaca,
-    captured,
     captured_log,
     messages,
     ms_agent,
-    ms_bench,
     openai,
-    sharegpt,
-    toolbench,
     values,
 )
 
-READERS: Mapping[str, Callable[[Mapping[str, Any]], Dialogue]] = {
-    "ms_agent": ms_agent.parse,
-    "agentfabric": captured.parse,
-    "sharegpt": sharegpt.parse,
-    "openai": openai.parse,
-    "toolbench": toolbench.parse,
-    "ms_bench": ms_bench.parse,
-    "alpaca": alpaca.parse,
-    "messages": messages.parse,
-    "synthetic": ms_agent.parse,
-    "self_cognition": dialogues.from_json,
-}
 # Formats whose rows another trainer reads; our own trains on the exchanges of the other formats.
 WRITERS: Mapping[str, Callable[[Dialogue], dict[str, Json]]] = {
     "openai": openai.render,
     "messages": messages.render,
     "ms_agent": ms_agent.render,
 }
+
+
+# Sources whose rows are read by a format's module of another name.
+_MODULES = {"agentfabric": "captured", "synthetic": "ms_agent"}
+_RAW = re.compile("[\udc80-\udcff]")  # what `files.records` makes of a byte that is no UTF-8
+
+
+@cache
+def reader(source: str) -> Callable[[Mapping[str, Any]], Dialogue]:
+    """What makes a Dialogue of a source's row: `parse` of the module in formats/ that has the source's name."""
+    if source == "self_cognition":
+        return dialogues.from_json
+    parse: Callable[[Mapping[str, Any]], Dialogue]
+    parse = import_module(f"fabrictune.formats.{_MODULES.get(source, source)}").parse
+    return parse
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Converter:
             fitted = self._fitted(dialogue, measured)
             blob = b"".join(self._lines(piece, fitted, measured) for piece in fitted.pieces)
         except (ValueError, RecursionError) as error:
-            return None, self._reject(row, _reason(error))
+            return None, self._reject(row, _reason(error, row.text))
         lost = "; ".join(filter(None, [cut, *self._lost(dialogue, fitted)]))
         reject = self._reject(row, lost, fitted) if lost else None
         if not fitted.pieces:
@@ -170,7 +170,7 @@ class Converter:
     def _read(self, row: dict[str, Any]) -> tuple[Dialogue, str, Likeness | None]:
         """The row's dialogue, why its last turns are not in it, and what it is compared by, both of a capture log."""
         if self.recipe.source != "agentfabric" or not captured_log.is_line(row):
-            return READERS[self.recipe.source](row), "", None
+            return reader(self.recipe.source)(row), "", None
         recorded = captured_log.parse(row)
         dialogue, cut = keeping.keep(recorded.dialogue, recorded.turns, recorded.faults)
         return dialogue, cut, keeping.likeness(dialogue)
@@ -212,11 +212,11 @@ class Converter:
         dialogue = piece.dialogue
         if self.foreign:
             written = self.foreign(dialogue)
-            _check_reading(dialogue, READERS[self.recipe.format](written), self.recipe.format)
+            _check_reading(dialogue, reader(self.recipe.format)(written), self.recipe.format)
             lines = [msgspec.json.encode(written)]
             lengths: tuple[int, ...] = (len(lines[0].decode()),)
         else:
-            lines = [msgspec.json.encode(exchange) for exchange in piece.exchanges]
+            lines = [exchange.to_line() for exchange in piece.exchanges]
             lengths = piece.lengths
         written_pending = None if self.foreign else 1
         facts = Facts(
@@ -252,6 +252,31 @@ class Converter:
     def _reject(self, row: Row, reason: str, fitted: Fitted | None = None) -> Reject:
         in_part, too_long = (bool(fitted.pieces), fitted.too_long) if fitted else (False, 0)
         return Reject(self.recipe.name, row.file, row.line, reason, in_part, too_long, row.text)
+
+
+def likely_source(given: Sequence[Row], recipe: Recipe, sources: Mapping[str, bool]) -> tuple[str, int] | None:
+    """The source as whose rows most of those given could be used, and how many; None if that is under half of them.
+
+    `sources` says of each whether it is plain chat. Of several as good it is the one that finds most tools and calls,
+    then plain chat, then the last of them.
+    """
+    found = {
+        source: [_found(Converter(replace(recipe, source=source, plain=plain, tokenizer=None)), row) for row in given]
+        for source, plain in sources.items()
+    }
+    used = {source: sum(one is not None for one in counts) for source, counts in found.items()}
+    last_first = list(reversed(list(sources)))
+    best = max(last_first, key=lambda source: (used[source], sum(one or 0 for one in found[source]), sources[source]))
+    return (best, used[best]) if 2 * used[best] >= max(len(given), 1) else None
+
+
+def _found(converter: Converter, row: Row) -> int | None:
+    """How many tools and calls are in the row, None if it cannot be used."""
+    converted, _ = converter.convert(row)
+    if converted is None:
+        return None
+    facts = msgspec.json.decode(converted.blob.split(b"\n", 1)[0], type=Facts)
+    return len(facts.tools) + sum(facts.calls)
 
 
 def convert(job: tuple[Recipe, Sequence[Row]]) -> tuple[list[Converted], list[Reject]]:
@@ -297,7 +322,9 @@ def _said(dialogue: Dialogue) -> list[Any]:
     ]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, text: str) -> str:
+    if _RAW.search(text):
+        return "bytes that are no UTF-8: if the file is GB18030, write it anew: iconv -f GB18030 -t UTF-8 OLD > NEW"
     if isinstance(error, UnicodeError):
         return "text that is no valid Unicode"
     if isinstance(error, RecursionError):

@@ -1,4 +1,4 @@
-"""Dialogue -> the exchanges of AgentFabric's client, in either of its generations (`protocol` holds the strings).
+"""Dialogue -> the exchanges of AgentFabric's client, in either of its generations.
 
 A turn with K calls is K+1 exchanges, because the client asks again after each result. Later turns see the earlier ones
 as AgentFabric's page keeps them: the bare query, and as one message all that its user saw.

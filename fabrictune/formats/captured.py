@@ -1,4 +1,4 @@
-"""Rows that came from a real AgentFabric client -> Dialogue, both generations of it (`protocol` holds the strings).
+"""Rows that came from a real AgentFabric client -> Dialogue, both generations of it.
 
 A row is one request and its reply: a chat body ({"messages", "reply"}, or the body under "request"), a row that
 convert.py wrote, a raw prompt to DashScope (the trace in an open assistant message), or {"conversations"} as the hub

@@ -1,4 +1,4 @@
-"""Which lines of a capture log are read, of all its users in turn: one a conversation, with what the others tell of it.
+"""Which lines of a capture log are read: one a conversation, with what the others tell of it.
 
 A turn is read from a line only if the log holds each of its exchanges as a line of its own. So a client that shortens
 its history teaches no shortened turn, what a tool's result imitates is no call of the model's, and every reply's own

@@ -1,4 +1,4 @@
-"""A line of a capture log, as serve=capture writes it: an exchange of any client -> the conversation that it ends.
+"""A line of a capture log: an exchange of any client -> the conversation that it ends.
 
 A line is {"id", "path", "status", "request", "reply", "message", "finish_reason", "error", ...}, of one of two kinds.
 Where the request has tools, or messages about calls, the client is one of OpenAI's interface, and its messages are read

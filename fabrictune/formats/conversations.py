@@ -1,4 +1,4 @@
-"""ModelScope's frame of a dialogue: {"conversations": [{"from", "value"}]}, the list as such or as the text of one."""
+"""ModelScope's frame of a dialogue, {"conversations": [{"from", "value"}]}, as a list or as its text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ def read(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     Windows line ends become plain ones. Raises ValueError if that is no such list, or an empty one.
     """
     conversations = row.get("conversations")
+    if conversations is None:
+        raise ValueError(f"no row without conversations: the row has {sorted(row)}")
     if isinstance(conversations, str):
         conversations = values.read(conversations)
     if not isinstance(conversations, list) or not conversations:

@@ -18,7 +18,7 @@ the calls; content beside `tool_calls` is the thought of the first of them.
 
 Refused: a call without a result before the dialogue's end, a result without a call, an empty user or assistant message,
 two answers in a row, a dialogue that does not start with the user or ends without an answer, an assistant message that
-is marked as not to be trained on, pictures and sounds.
+is marked as not to be trained on or begins a <tool_call> that nobody closed, pictures and sounds.
 
 Not held by this format: which calls were parallel, a Role as such and what is knowledge in the system message (both are
 spelled out in it as AgentFabric does), a thought of blanks, and the tags of the Hermes kind in an answer, at the start
@@ -50,6 +50,7 @@ _SHAREGPT_ROLES = ("function_call", "observation")
 
 # Blanks around the content are for its reader to strip: patterns that do take cubic time on a tag nobody closed.
 _CALL_BLOCK = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_OPEN_CALL = re.compile(r"\s*<tool_call>\s*[{\[]")
 _RESULT_BLOCK = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
 _TOOLS_BLOCK = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
 # How the system messages of this kind go over to the tools, and what closes the part about them.
@@ -136,6 +137,8 @@ def _events(message: Mapping[str, Any]) -> Iterator[walk.Event]:
         yield from _requests(message)
     elif _CALL_BLOCK.search(text):
         yield from _requests_in_text(text)
+    elif _OPEN_CALL.match(text):
+        raise ValueError(f"a <tool_call> that nobody closed: {text.strip()[:120]!r}")
     else:
         yield walk.Text(text)
 

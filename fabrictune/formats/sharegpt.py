@@ -33,7 +33,7 @@ _ROLES = ("human", "user", "gpt", "assistant", "function_call", "observation", "
 def parse(row: Mapping[str, Any]) -> Dialogue:
     """The row as a Dialogue. Raises ValueError saying what in it cannot be read."""
     if row.get("conversations") in (None, ""):
-        raise ValueError(f"no sharegpt row without 'conversations': the row has {sorted(row)}")
+        raise ValueError(f"no sharegpt row without conversations: the row has {sorted(row)}")
     messages.check_media(row)
     systems, said = messages.read_messages({**row, "messages": None})
     return Dialogue(

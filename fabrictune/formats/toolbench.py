@@ -1,4 +1,4 @@
-"""ToolBench answers -> Dialogue (OpenBMB/ToolBench: data_example/answer, preprocess/preprocess_toolllama_data.py).
+"""ToolBench answers -> Dialogue (OpenBMB/ToolBench: data_example/answer).
 
 Two shapes are read:
 

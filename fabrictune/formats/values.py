@@ -82,7 +82,10 @@ def read_arguments(value: Any) -> dict[str, Json]:
     elif not value.strip():
         return {}
     else:
-        value = read(value)
+        try:
+            value = read(value)
+        except ValueError as error:
+            raise ValueError(f"arguments cannot be read: {error}") from error
     if value in ([], None, ""):
         return {}
     if not isinstance(value, dict):

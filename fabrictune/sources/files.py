@@ -12,9 +12,10 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -34,6 +35,7 @@ _BLOCK = 1 << 20
 _BATCH = 256  # rows of a table in memory at a time
 _LONGEST_CELL = 1 << 24  # characters; a longer cell is a quote that nobody closed
 _BLANKS = re.compile(r"[ \t\r\n]*")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DECODER = json.JSONDecoder()
 
 
@@ -121,7 +123,18 @@ def _is_data(name: str) -> bool:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked. An end before the end of what was packed raises EOFError or OSError."""
+    """The file's bytes, unpacked. An end before the end of what was packed raises EOFError or OSError.
+
+    Raises ValueError for text in UTF-16, which some programs of Windows write.
+    """
+    file = cast(io.BufferedReader, _unpacked(path))
+    if file.peek(2)[:2] in _UTF16:
+        file.close()
+        raise ValueError(f"text in UTF-16, not UTF-8; write it anew: iconv -f UTF-16 -t UTF-8 {path} > NEW")
+    return file
+
+
+def _unpacked(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(path)), _BLOCK)
     if path.suffix == ".zst":
@@ -136,7 +149,39 @@ def _open(path: Path) -> IO[bytes]:
 # Lines
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _read_jsonl(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines; of a file that is only named so, and holds a list or values spread over lines, the items or values."""
+    lines = _read_lines(path)
+    begin = list(islice(lines, 2))
+    if _is_spread(*([text.strip() for _, text in begin] + ["", ""])[:2]):
+        lines.close()
+        yield from _read_json(path)
+        return
+    yield from begin
+    yield from lines
+
+
+def _is_spread(first: str, second: str) -> bool:
+    """Whether lines that begin so are pieces of JSON, and not the first of them a torn row before good ones."""
+    if _is_json(first) or not second:
+        return first.startswith("[") and not second
+    if first != "[" and _is_json(second):
+        return False
+    return _goes_on(first) and (_goes_on(both := f"{first}\n{second}") or _is_json(both))
+
+
+def _goes_on(text: str) -> bool:
+    """Whether it is the beginning of a JSON value that ends between two signs, as lines that spread one do."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(text) - 1 and not error.msg.startswith("Unterminated")
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
+def _read_lines(path: Path) -> Generator[tuple[int, str], None, None]:
     # Bytes, decoded line by line, are twice as fast as a text file and end lines at "\n" only.
     with _open(path) as file:
         for number, line in enumerate(file, 1):
@@ -150,7 +195,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, str]]:
-    """The items of a list, the lines if each holds a value, or the one value that the file is."""
+    """The items of a list, the lines if each holds a value, or the values that are spread over lines."""
     with _open(path) as file:
         text = _Text(file)
         if text.peek() == "[":
@@ -162,10 +207,10 @@ def _read_json(path: Path) -> Iterator[tuple[int, str]]:
     elif line:
         with _open(path) as file:
             text = _Text(file)
-            value = text.value()
-            if text.peek():
-                raise ValueError(f"more follows the JSON value: {text.near()}")
-            yield 1, value
+            for number in count(1):
+                yield number, text.value()
+                if not text.peek():
+                    return
 
 
 def _items(text: _Text) -> Iterator[tuple[int, str]]:
@@ -352,7 +397,7 @@ def _plain(value: object) -> Json:
 
 
 _READERS: dict[str, Callable[[Path], Iterator[tuple[int, str]]]] = {
-    ".jsonl": _read_lines,
+    ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,

@@ -1,4 +1,4 @@
-"""Datasets of ModelScope and of Hugging Face, fetched by the hubs' own clients, or put by hand where they belong."""
+"""Datasets of ModelScope and of Hugging Face, fetched by the hubs' own clients or put by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocabulary of the synthetic catalogue: what a tool, a chain and a family are made of, and the pools of values.
+"""The vocabulary of the synthetic catalogue: tools, chains, families, and the pools of values.
 
 Every text is a pair (English, Chinese). Where a pair offers several wordings, each stands on a line of its own.
 """
