@@ -226,12 +226,10 @@ def lines(sides: Sequence[Side], measured: Sequence[Measured]) -> Iterator[list[
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.parser(__doc__)
     parser.add_argument("--streams", type=int, default=STREAMS, help="replies at a time")
     parser.add_argument("--requests", type=int, default=REQUESTS, help="of each stream, one after the other")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each side")
-    parser.add_argument("--scratch", type=Path, help="where to make a folder for the logs (default: /tmp)")
-    parser.add_argument("--markdown", type=Path, help="also write machine, command and table into this file")
     parser.add_argument("--stub", type=int, metavar="PORT", help=argparse.SUPPRESS)  # be the server behind
     return parser.parse_args(words)
 
@@ -241,9 +239,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.stub:
         serve_stub(options.stub)
         return
-    facts = measure.machine()
-    say(facts)
-    measure.warn_of_load()
+    facts = measure.begin()
     body = request_body()
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder, ExitStack() as running:
         scratch, stub = Path(folder), processes.free_port()

@@ -216,23 +216,19 @@ def lines(measured: Sequence[Measured]) -> Iterator[tuple[str, ...]]:
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of rows")
     parser.add_argument("--only", nargs="+", choices=SIDES, default=list(SIDES), help="sides to run")
     parser.add_argument("--repeats", type=int, help=f"runs of each (default: 3, but 1 from {MANY:,} rows)")
     parser.add_argument("--unique", type=float, default=0.5, help="share of the tools made to occur once")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scratch", type=Path, help="where to make a folder for input and output (default: /tmp)")
-    parser.add_argument("--markdown", type=Path, help="also write machine, command and table into this file")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for our convert.py")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     options = _options(words)
-    facts = measure.machine()
-    say(facts)
-    measure.warn_of_load()
+    facts = measure.begin()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         paths, told = write_inputs(Path(scratch), options.sizes, options.unique, options.seed)
         say(told)

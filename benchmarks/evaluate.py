@@ -279,22 +279,18 @@ def token_counter(model: Path) -> Callable[[Row], int]:
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.parser(__doc__)
     parser.add_argument("--model", type=Path, help="a merged model's folder (default: the embedded base)")
     parser.add_argument("--only", nargs="+", choices=SIDES, default=list(SIDES), help="sides to run")
     parser.add_argument("--dialogues", type=int, default=24, help="of the demo's 110 test dialogues")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each side")
-    parser.add_argument("--scratch", type=Path, help="where to make a folder for input and output (default: /tmp)")
-    parser.add_argument("--markdown", type=Path, help="also write machine, command and table into this file")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for our evaluate.py")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     options = _options(words)
-    facts = measure.machine()
-    say(facts)
-    measure.warn_of_load()
+    facts = measure.begin()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         task = prepare(Path(scratch), options.model, options.dialogues, options.set)
         measured = take_turns(task, options.only, options.repeats, Path(scratch))

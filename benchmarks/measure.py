@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import resource
@@ -82,6 +83,22 @@ def machine() -> str:
         f"{model}, {cores} cores, {memory:.0f} GiB of memory, Python {platform.python_version()}, commit "
         f"{record.commit()}; load before: {os.getloadavg()[0]:.2f}."
     )
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has, `about` above them."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--scratch", type=Path, help="a folder for input and output (default: the system's own)")
+    made.add_argument("--markdown", type=Path, help="also write machine, command and table into this file")
+    return made
+
+
+def begin() -> str:
+    """`machine`, said; warns where others use it."""
+    facts = machine()
+    say(facts)
+    warn_of_load()
+    return facts
 
 
 def warn_of_load() -> None:

@@ -44,7 +44,10 @@ from pathlib import Path
 from fabrictune import log
 from fabrictune.merge import merging
 log.set_up()
-merging.merge_folders(*map(Path, sys.argv[1:]))
+base, adapter, target = map(Path, sys.argv[1:])
+prepared = merging.prepare(base, adapter)
+with merging.aside(target) as folder:
+    merging.write(prepared, folder)
 """
 PEFT = """
 import os, sys
@@ -213,15 +216,13 @@ def fitting_layers(wanted: int, scratch: Path, folders: int) -> int:
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.parser(__doc__)
     parser.add_argument("--layers", type=int, default=28, help="of the model (28: 15 GB)")
     parser.add_argument("--rank", type=int, default=16, help="of the adapter")
     parser.add_argument("--only", nargs="+", choices=SIDES, default=list(SIDES), help="sides to run")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scratch", type=Path, help="a folder on the disk to measure (default: the system's own)")
     parser.add_argument("--compare", action="store_true", help="keep ours and peft's models, and count what differs")
-    parser.add_argument("--markdown", type=Path, help="a file for the table")
     return parser.parse_args(words)
 
 

@@ -397,15 +397,13 @@ def lines(measured: Sequence[Measured], task: Task, shape: Shape, rate: float) -
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.parser(__doc__)
     parser.add_argument("--peers", action="store_true", help="TRL and ms-swift too; makes their environments once")
     parser.add_argument("--only", nargs="+", choices=SIDES, help="sides to run, instead of those of --peers")
     parser.add_argument("--dialogues", type=int, default=48, help="trained on, about")
     parser.add_argument("--tests", type=int, default=12, help="dialogues that the loss is measured on, about")
     parser.add_argument("--batch", type=int, default=8, help="dialogues of an optimiser step")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each side")
-    parser.add_argument("--scratch", type=Path, help="where to make a folder for input and output (default: /tmp)")
-    parser.add_argument("--markdown", type=Path, help="also write machine, command and table into this file")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for our train.py")
     options = parser.parse_args(words)
     options.only = options.only or [*DEFAULT, *(PEER_SIDES if options.peers else ())]
@@ -417,9 +415,7 @@ def main(words: Sequence[str] | None = None) -> None:
     used = sorted({SIDES[name].peer for name in options.only} - {None})
     told = [f"ours and plain: {peers.versions(Path(sys.executable))}"]
     told += [f"{name}: {peers.versions(peers.environment(name) / 'bin/python')}" for name in used]
-    facts = measure.machine()
-    say(facts)
-    measure.warn_of_load()
+    facts = measure.begin()
     cpus = processes.cpus()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         task = prepare(Path(scratch), options.dialogues, options.tests, options.batch, options.set)

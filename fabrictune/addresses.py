@@ -71,9 +71,14 @@ def upstream_key(variable: str | None, setting: str) -> str | None:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ValueError(f"{setting}={variable}: that variable, which is to hold the key, is not set; export it")
+    check_sent_key(key, variable, setting)
+    return key
+
+
+def check_sent_key(key: str, variable: str, setting: str) -> None:
+    """Raises ValueError naming the environment variable that the key is from if no header can carry it."""
     if not key.isascii() or not key.isprintable():
         raise ValueError(f"the key in {variable} ({setting}) holds characters that no header can carry")
-    return key
 
 
 def key_for(host: str, variable: str, setting: str = "serve.api_key_env") -> str | None:

@@ -166,14 +166,8 @@ class Dialogue:
         return not self.turns[-1].pending
 
 
-def to_json(dialogue: Dialogue) -> dict[str, Json]:
-    """The dialogue as JSON values; `from_json` is its inverse."""
-    values: dict[str, Json] = msgspec.to_builtins(dialogue)
-    return values
-
-
 def from_json(row: Mapping[str, Json]) -> Dialogue:
-    """The dialogue that `to_json` wrote. Raises ValueError naming what is missing."""
+    """The dialogue that msgspec has encoded as JSON. Raises ValueError naming what is missing."""
     try:
         return msgspec.convert(row, Dialogue)
     except msgspec.ValidationError as error:
@@ -216,8 +210,9 @@ class Exchange:
     def reply_text(self) -> str:
         return "".join(span.text for span in self.reply)
 
-    def to_line(self) -> str:
-        return msgspec.json.encode(self).decode()
+    def to_line(self) -> bytes:
+        """A line of train.jsonl, without its end."""
+        return msgspec.json.encode(self)
 
     @staticmethod
     def from_line(line: str | bytes) -> Exchange:
@@ -225,7 +220,7 @@ class Exchange:
         try:
             return msgspec.json.decode(line, type=Exchange)
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise ValueError(f"not an exchange ({error})") from error
+            raise ValueError(f"not an exchange ({error}); convert again with overwrite=true") from error
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an evaluation measures: the name of each measure in predictions.jsonl and scores.json, and how it is shown.
+"""What an evaluation measures: the name of each measure in its files, and how it is shown.
 
 A row of predictions.jsonl holds a measure as [sum, count]: a yes is [1, 1], a no [0, 1], and a row that a measure does
 not apply to has none. A score is the sum over rows divided by the count over rows.

@@ -1,4 +1,4 @@
-"""AgentFabric's wire protocol: ModelScope-Agent's RolePlay, at its April 2024 source (0.4.0) and its last release.
+"""AgentFabric's wire protocol: ModelScope-Agent's RolePlay, of April 2024 (0.4.0) and of its last release.
 
 These strings are facts: the clients send them byte for byte (tests/golden/agentfabric holds recorded requests).
 `formats.agentfabric` writes training data from them and `client` speaks them, so the two cannot drift apart.

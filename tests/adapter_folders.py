@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from fabrictune.merge import adapters
+from fabrictune.merge import adapters, merging
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -36,3 +36,10 @@ def changed(folder: Path, target: Path, settings: dict[str, Any] | None = None, 
             known[f"{LAYER}.{name}.weight"] = tensor
     save_file(known, weights)
     return target
+
+
+def merge_folders(base: Path, adapter: Path, target: Path) -> None:
+    """Merges as merge.py does, without a run."""
+    prepared = merging.prepare(base, adapter)
+    with merging.aside(target) as folder:
+        merging.write(prepared, folder)

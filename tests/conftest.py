@@ -71,9 +71,42 @@ def write_tiny_model(folder: Path, layers: int = 2, seed: int = 0) -> Path:
     return folder
 
 
+def tiny_run(folder: Path, *more: str) -> list[str]:
+    """What each script is told to make a run named "tiny" below the folder: two steps of training on a tiny model."""
+    return [
+        "model=folder",
+        f"model.id={write_tiny_model(folder / 'tiny')}",
+        f"outputs={folder / 'outputs'}",
+        "name=tiny",
+        "data.mix.synthetic.count=16",
+        "data.test_ratio=0.2",
+        "data.max_length=4000",
+        "train.row_tokens=4000",
+        "train.max_steps=2",
+        "train.eval_steps=2",
+        "lora.rank=4",
+        *more,
+    ]
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def no_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Nobody has logged in to W&B here, and none of its variables is set."""
+    import wandb
+
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))  # no ~/.netrc
+    for name in [name for name in os.environ if name.startswith("WANDB_")] + ["NETRC"]:
+        monkeypatch.delenv(name, raising=False)
+    wandb.teardown()  # which remembers the environment of its first use
+    yield
+    wandb.teardown()
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_folders import changed, write_plain
+from adapter_folders import changed, merge_folders, write_plain
 from safetensors.torch import load_file
 
 from fabrictune import processes
-from fabrictune.merge import adapters, merging
+from fabrictune.merge import adapters
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +135,11 @@ def test_a_zero_checkpoint_of_two_ranks_merges_as_the_adapter_that_peft_saves(ti
     for stage in (2, 3):
         checkpoint, adapter = tmp_path / f"zero{stage}", tmp_path / f"plain{stage}"
         with pytest.raises(FileNotFoundError, match="a DeepSpeed checkpoint, but not its adapter's settings"):
-            merging.merge_folders(tiny_model, checkpoint, tmp_path / "none")
+            merge_folders(tiny_model, checkpoint, tmp_path / "none")
         shutil.copy(adapter / adapters.CONFIG, checkpoint)
         merged = [tmp_path / f"merged{stage}", tmp_path / f"expected{stage}"]
         for source, target in zip((checkpoint, adapter), merged, strict=True):
-            merging.merge_folders(tiny_model, source, target)
+            merge_folders(tiny_model, source, target)
         one, other = (load_file(folder / "model.safetensors") for folder in merged)
         old = load_file(tiny_model / "model.safetensors")
         assert not torch.equal(one["model.norm.weight"], old["model.norm.weight"])

@@ -493,4 +493,4 @@ def test_an_argument_that_json_cannot_hold_is_refused() -> None:
 def test_an_exchange_survives_its_line() -> None:
     for exchange in exchanges(Turn("奥斯陆？", (SUNNY,), "Sunny.")):
         assert Exchange.from_line(exchange.to_line()) == exchange
-        assert "\n" not in exchange.to_line() and "奥斯陆" in exchange.to_line()
+        assert b"\n" not in exchange.to_line() and "奥斯陆" in exchange.to_line().decode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -81,10 +83,18 @@ def test_a_model_for_packed_rows_refuses_others(tiny_model) -> None:
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
 
-@pytest.mark.parametrize("asked", [{"dropout": 0.1}, {"softcap": 30.0}, {"sliding_window": 200}])
-def test_what_a_model_asks_beyond_the_tree_is_refused(asked: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"dropout": 0.1}, "Identity has a dropout of attention, .*; give train.attention=sdpa"),
+        ({"softcap": 30.0}, "has soft caps of attention, .*; choose another model="),
+        ({"s_aux": torch.zeros(2)}, "has sinks of attention, .*; choose another model="),
+        ({"sliding_window": 200}, "340 tokens are more than the model's window of 200"),
+    ],
+)
+def test_what_a_model_asks_beyond_the_tree_is_refused(asked: dict[str, Any], said: str) -> None:
     tensors = [torch.randn(1, 2, len(LONG), 8) for _ in range(3)]
-    with pytest.raises(ValueError, match=r"attention dropout|340 tokens are more than the model's window of 200"):
+    with pytest.raises(ValueError, match=said):
         attention.tree_attention(torch.nn.Identity(), *tensors, None, blocks=attention.tree(LONG), **asked)
 
 

@@ -34,7 +34,7 @@ def lines() -> list[str]:
         asked = (Message("system", "Be brief."), Message("user", "why " * (1 + number % 7)))
         made.append(Exchange(f"general/{number}", 0, 0, "general", asked, (Span(f"so {number}", "answer"),)))
     made.append(Exchange("general/20", 0, 0, "general", (Message("user", "x" * 3000),), (Span("y", "answer"),)))
-    return [one.to_line() for one in made]
+    return [one.to_line().decode() for one in made]
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +215,10 @@ def test_an_empty_file_is_named(tiny_model) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test.jsonl").touch()
         empty = tokens.cached(Path(folder) / "test.jsonl", tiny_model, Path(folder) / "cache", 1)
-        with pytest.raises(ValueError, match="test.jsonl is empty; raise data.test_ratio"):
+        with pytest.raises(
+            ValueError,
+            match=r"test.jsonl is empty; .*\(xLAM\), are only trained on; .*'\+data.mix.more=.*overwrite=true$",
+        ):
             evaluation_rows(empty, max_length=10, loss_weights={}, row_tokens=100)
 
 

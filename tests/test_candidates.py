@@ -59,3 +59,22 @@ def test_an_adapters_reply_ends_as_it_has_learned_to_end(tmp_path: Path, vllm: N
     ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
     assert set(ends) == {0, 2}, "<|endoftext|>, the base's own, and <|im_end|>, the chat template's"
     assert "--generation-config" not in command(candidates.Candidate(None, "", folder=base)), "a model is as it says"
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (["eval.url=http://127.0.0.1:9/v1", "eval.api_key_env=MY_KEY"], "eval.api_key_env"),
+        (
+            ["+eval.endpoints.other={url: http://127.0.0.1:9/v1, api_key_env: MY_KEY}"],
+            "eval.endpoints.other.api_key_env",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_sent_is_told_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], setting: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret\n")
+    with pytest.raises(ValueError, match=rf"the key in MY_KEY \({setting}\) holds characters") as raised:
+        candidates.find(composed(*words), "endpoint" if setting == "eval.api_key_env" else "other")
+    assert "secret" not in str(raised.value)

@@ -100,7 +100,7 @@ def ask(url: str, messages: Any) -> str:
     return sdk.chat.completions.create(model="m", messages=messages).choices[0].message.content or ""
 
 
-def test_it_says_how_to_go_on_lets_requests_end_and_leaves_rows_that_convert_reads(tmp_path: Path) -> None:
+def test_capture_says_how_to_go_on_lets_requests_end_and_leaves_rows_that_convert_reads(tmp_path: Path) -> None:
     is_asked = threading.Event()
 
     def model(body: dict[str, Any]) -> str:

@@ -56,7 +56,9 @@ def test_what_does_not_fit_is_named_with_both_shapes_and_both_folders(
 def test_numbers_that_are_none_are_refused_by_name(tiny_model, plain, tmp_path, number: float) -> None:
     weight = torch.zeros(128, 4)
     weight[100, 3] = number
-    with pytest.raises(ValueError, match="q_proj.lora_B.weight has NaN or infinite"):
+    with pytest.raises(
+        ValueError, match="q_proj.lora_B.weight has NaN or infinite numbers; take an earlier checkpoint, or train anew"
+    ):
         plan(tiny_model, changed(plain, tmp_path / "adapter", lora_B=weight))
 
 

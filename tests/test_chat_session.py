@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from streaming_endpoint import Endpoint, streaming
+from endpoint import Endpoint, serving
 
 from fabrictune import protocol
 from fabrictune.dialogue import Tool
@@ -35,7 +35,7 @@ CALL = 'Action: get_weather\nAction Input: {"city": "Oslo"}\n'
 
 
 def models(*endpoints: Endpoint) -> list[Model]:
-    return [Model("the-model", Server(endpoint.url)) for endpoint in endpoints]
+    return [Model("the-model", Server(endpoint.bare_url)) for endpoint in endpoints]
 
 
 async def ask(session: Session, question: Question, chosen: list[Model]) -> None:
@@ -45,7 +45,7 @@ async def ask(session: Session, question: Question, chosen: list[Model]) -> None
 
 def test_a_demo_tool_runs_and_the_next_question_follows_with_the_history() -> None:
     session = Session(protocol.APRIL)
-    with streaming(agent(CALL)) as endpoint:
+    with serving(agent(CALL)) as endpoint:
 
         async def talk() -> None:
             await ask(session, WEATHER, models(endpoint))
@@ -67,7 +67,7 @@ def test_a_demo_tool_runs_and_the_next_question_follows_with_the_history() -> No
 
 def test_a_chinese_question_gets_chinese_tools_instruction_and_results() -> None:
     session = Session(protocol.V072)
-    with streaming(agent('Action: get_weather\nAction Input: {"city": "上海"}\n')) as endpoint:
+    with serving(agent('Action: get_weather\nAction Input: {"city": "上海"}\n')) as endpoint:
         asyncio.run(ask(session, Question("上海天气怎么样？", ["get_weather"]), models(endpoint)))
     system = endpoint.bodies[0]["messages"][0]["content"]
     assert "# 工具" in system and "查询某个城市的实时天气情况" in system and "你是一个乐于助人的助手。" in system
@@ -82,7 +82,7 @@ def test_two_models_answer_at_the_same_time() -> None:
         return "Hello"
 
     session = Session(protocol.APRIL)
-    with streaming(waiting) as one, streaming(waiting) as two:
+    with serving(waiting) as one, serving(waiting) as two:
         asyncio.run(ask(session, Question("Hi", []), models(one, two)))
     assert [side.live.answer for side in session.sides if side.live] == ["Hello", "Hello"]
 
@@ -100,7 +100,7 @@ def test_a_tool_from_a_file_waits_for_the_result_that_a_person_types() -> None:
                 typed = True
         assert typed
 
-    with streaming(agent('Action: ticket\nAction Input: {"id": "7"}\n')) as endpoint:
+    with serving(agent('Action: ticket\nAction Input: {"id": "7"}\n')) as endpoint:
         asyncio.run(asyncio.wait_for(talk(endpoint), 20))
     assert session.sides[0].live and session.sides[0].live.answer == " It says open since Monday"
 
@@ -108,7 +108,7 @@ def test_a_tool_from_a_file_waits_for_the_result_that_a_person_types() -> None:
 def test_a_fixed_result_is_given_at_once() -> None:
     session = Session(protocol.APRIL)
     session.add([TICKET])
-    with streaming(agent('Action: ticket\nAction Input: {"id": "7"}\n')) as endpoint:
+    with serving(agent('Action: ticket\nAction Input: {"id": "7"}\n')) as endpoint:
         asyncio.run(ask(session, Question("Ticket 7?", ["ticket"], fixed="closed"), models(endpoint)))
     assert session.sides[0].live and session.sides[0].live.answer == " It says closed"
 
@@ -136,7 +136,7 @@ def test_a_stopped_turn_hangs_up_and_the_session_can_be_used_at_once(when) -> No
         assert not session.wanted and not session.is_running
         await ask(session, Question("Hi", []), models(endpoint))
 
-    with streaming(first_endless) as endpoint:
+    with serving(first_endless) as endpoint:
         asyncio.run(asyncio.wait_for(talk(endpoint), 20))
         if when == "while a reply comes":
             assert endpoint.left.wait(5), "the server still writes"
@@ -147,7 +147,7 @@ def test_a_stopped_turn_hangs_up_and_the_session_can_be_used_at_once(when) -> No
 def test_an_error_of_one_server_leaves_the_other_side_alone() -> None:
     session = Session(protocol.APRIL)
     refusal = (400, {"error": {"message": "too long", "type": "BadRequestError", "code": 400}})
-    with streaming(lambda body: refusal) as one, streaming(lambda body: "Hello") as two:
+    with serving(lambda body: refusal) as one, serving(lambda body: "Hello") as two:
         asyncio.run(ask(session, Question("Hi", []), models(one, two)))
     lives = [side.live for side in session.sides]
     assert lives[0] and "too long" in lives[0].trouble and lives[0].answer is None
@@ -170,14 +170,14 @@ def test_a_visitor_who_leaves_ends_the_requests() -> None:
         await asking.aclose()
         await asyncio.sleep(0.1)
 
-    with streaming(endless) as endpoint:
+    with serving(endless) as endpoint:
         asyncio.run(leave(endpoint))
         assert endpoint.left.wait(5)
 
 
 def test_clear_begins_anew() -> None:
     session = Session(protocol.APRIL)
-    with streaming(lambda body: "Hello") as endpoint:
+    with serving(lambda body: "Hello") as endpoint:
         asyncio.run(ask(session, Question("Hi", []), models(endpoint)))
         session.clear()
         asyncio.run(ask(session, Question("Who?", []), models(endpoint)))

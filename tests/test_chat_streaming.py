@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from streaming_endpoint import streaming
+from endpoint import serving
 
 from fabrictune.serve.chat.streaming import End, Model, Piece, Provider, Server, available, models, stream
 
@@ -38,8 +38,8 @@ def test_a_reply_comes_in_pieces_and_ends_with_its_tokens_and_seconds() -> None:
                 seen.set()
         return events
 
-    with streaming(waiting) as endpoint:
-        *pieces, end = asyncio.run(taken(Server(endpoint.url, "sesame")))
+    with serving(waiting) as endpoint:
+        *pieces, end = asyncio.run(taken(Server(endpoint.bare_url, "sesame")))
     assert pieces == [Piece("Good "), Piece("day"), Piece(".")]
     assert isinstance(end, End) and end.reason == "stop" and end.tokens == 3
     assert end.first is not None and end.first >= 0.1 and end.seconds >= end.first + 0.2
@@ -50,33 +50,33 @@ def test_a_reply_comes_in_pieces_and_ends_with_its_tokens_and_seconds() -> None:
 
 def test_without_a_key_none_is_sent_whatever_the_environment_holds(monkeypatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "for another host")
-    with streaming(lambda body: "x") as endpoint:
-        asyncio.run(collected(Server(endpoint.url)))
+    with serving(lambda body: "x") as endpoint:
+        asyncio.run(collected(Server(endpoint.bare_url)))
     assert endpoint.keys == ["Bearer EMPTY"]
 
 
 def test_a_server_that_counts_no_tokens_gives_no_rate() -> None:
-    with streaming(lambda body: "x", counts=False) as endpoint:
-        end = asyncio.run(collected(Server(endpoint.url)))[-1]
+    with serving(lambda body: "x", counts=False) as endpoint:
+        end = asyncio.run(collected(Server(endpoint.bare_url)))[-1]
     assert isinstance(end, End) and end.tokens is None and end.tokens_per_second is None
 
 
 def test_a_lone_surrogate_becomes_a_question_mark() -> None:
-    with streaming(lambda body: ["a\ud83db"]) as endpoint:
-        assert asyncio.run(collected(Server(endpoint.url)))[0] == Piece("a?b")
+    with serving(lambda body: ["a\ud83db"]) as endpoint:
+        assert asyncio.run(collected(Server(endpoint.bare_url)))[0] == Piece("a?b")
 
 
 def test_a_refusal_is_told_without_the_key() -> None:
     refusal = (401, {"error": {"message": "wrong key sesame", "type": "auth", "code": "invalid_api_key"}})
-    with streaming(lambda body: refusal) as endpoint, pytest.raises(RuntimeError) as error:
-        asyncio.run(collected(Server(endpoint.url, "sesame")))
+    with serving(lambda body: refusal) as endpoint, pytest.raises(RuntimeError) as error:
+        asyncio.run(collected(Server(endpoint.bare_url, "sesame")))
     assert "refused the key that was given" in str(error.value) and "wrong key ***" in str(error.value)
 
 
 def test_a_refused_key_is_told_by_its_setting() -> None:
     refusal = (403, {"error": {"message": "no", "type": "auth", "code": 403}})
-    with streaming(lambda body: refusal) as endpoint, pytest.raises(RuntimeError, match=r"refused a .*; my\.key_env= "):
-        asyncio.run(collected(Server(endpoint.url, None, "my.key_env")))
+    with serving(lambda body: refusal) as endpoint, pytest.raises(RuntimeError, match=r"refused a .*; my\.key_env= "):
+        asyncio.run(collected(Server(endpoint.bare_url, None, "my.key_env")))
 
 
 def test_only_the_first_request_looks_a_servers_name_up_on_the_loop() -> None:
@@ -85,8 +85,8 @@ def test_only_the_first_request_looks_a_servers_name_up_on_the_loop() -> None:
     sys.addaudithook(  # it stays for ever, and does nothing once `seen` is empty
         lambda event, given: seen[0].append(threading.get_ident()) if seen and event == "socket.getaddrinfo" else None
     )
-    with streaming(lambda body: "x") as endpoint:
-        server = Server(endpoint.url)
+    with serving(lambda body: "x") as endpoint:
+        server = Server(endpoint.bare_url)
         for _ in range(3):
             asyncio.run(collected(server))
     seen.clear()
@@ -98,28 +98,28 @@ def test_a_connection_cut_in_the_middle_is_an_error() -> None:
         yield "Good"
         raise OSError
 
-    with streaming(cut) as endpoint, pytest.raises(ConnectionError, match="broke off|cannot be reached"):
-        asyncio.run(collected(Server(endpoint.url)))
+    with serving(cut) as endpoint, pytest.raises(ConnectionError, match="broke off|cannot be reached"):
+        asyncio.run(collected(Server(endpoint.bare_url)))
 
 
 def test_models_of_several_servers_are_told_apart_and_a_missing_server_is_named() -> None:
-    with streaming(lambda body: "", names=("base", "tuned")) as one, streaming(lambda body: "", names=("base",)) as two:
+    with serving(lambda body: "", names=("base", "tuned")) as one, serving(lambda body: "", names=("base",)) as two:
         gone = Server("http://user:hush@127.0.0.1:9/v1")
         found, troubles = asyncio.run(
             available(
                 [
-                    Provider(Server(one.url)),
-                    Provider(Server(two.url), "far"),
-                    Provider(Server(two.url), "named", "hidden"),
+                    Provider(Server(one.bare_url)),
+                    Provider(Server(two.bare_url), "far"),
+                    Provider(Server(two.bare_url), "named", "hidden"),
                     Provider(gone),
                 ]
             )
         )
     assert found == {
-        "base": Model("base", Server(one.url)),
-        "tuned": Model("tuned", Server(one.url)),
-        "base (far)": Model("base", Server(two.url)),
-        "hidden (named)": Model("hidden", Server(two.url)),
+        "base": Model("base", Server(one.bare_url)),
+        "tuned": Model("tuned", Server(one.bare_url)),
+        "base (far)": Model("base", Server(two.bare_url)),
+        "hidden (named)": Model("hidden", Server(two.bare_url)),
     }
     (trouble,) = troubles
     assert isinstance(trouble, ConnectionError) and "127.0.0.1:9/v1 cannot be reached" in str(trouble)
@@ -127,13 +127,13 @@ def test_models_of_several_servers_are_told_apart_and_a_missing_server_is_named(
 
 
 def test_a_page_of_html_is_no_list_of_models() -> None:
-    with streaming(lambda body: "") as endpoint, pytest.raises(RuntimeError, match="refused|did not answer"):
+    with serving(lambda body: "") as endpoint, pytest.raises(RuntimeError, match="refused|did not answer"):
         endpoint.names = None  # type: ignore[assignment]
         Handler = endpoint.RequestHandlerClass
         endpoint.RequestHandlerClass = type(  # answers 200 with something else
             "Other", (Handler,), {"do_GET": lambda self: self.answer(200, {"models": []})}
         )
-        asyncio.run(models(Server(endpoint.url)))
+        asyncio.run(models(Server(endpoint.bare_url)))
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000/v1", "ftp://host/v1", "http:///v1"])

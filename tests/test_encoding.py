@@ -170,3 +170,11 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tiny_model, tmp_path) ->
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no chat template"):
         models.load_tokenizer(tmp_path)
+
+
+def test_a_template_that_ends_no_message_of_the_assistants_is_refused_by_its_models_name(tiny_model) -> None:
+    tokenizer = models.load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    said = f"^{tokenizer.name_or_path}: its chat template does not end .*; choose another model=$"
+    with pytest.raises(ValueError, match=said):
+        reply_end(tokenizer)

@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import io
-import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fabrictune.train import estimates, footprint, zero
-from fabrictune.train.estimates import GIB, Memory
+from fabrictune.train.estimates import GIB
 from fabrictune.train.footprint import Footprint, Parameters
 
 QWEN = {
@@ -155,64 +151,25 @@ def test_a_way_that_does_not_fit_is_refused_with_the_ways_that_do() -> None:
     assert problem.endswith("what fits: ZeRO-3; ZeRO-3, parameters and optimizer offloaded")
     assert estimates.problems(three, ways) == []
     assert two.card is None and three.card == 40
-    (hopeless,) = estimates.problems(two, ways, 24)
+    (hopeless,) = estimates.problems(two, ways, 24 * GIB)
     assert "fewer train.row_tokens" not in hopeless and "what fits: ZeRO-3, parameters" in hopeless
-    (hopeless,) = estimates.problems(two, [two], 24)
+    (hopeless,) = estimates.problems(two, [two], 24 * GIB)
     assert "no ZeRO stage does; choose fewer train.row_tokens" in hopeless
+
+
+def test_what_is_needed_is_compared_with_the_gpu_that_is_here_and_else_with_80_gb(qwen: Parameters) -> None:
+    tight = estimates.memory(qwen, Footprint(4096, 70 * GIB, GIB), 1)
+
+    assert 80 * GIB < tight.total < 140 * GIB
+    (assumed,) = estimates.problems(tight, [])
+    assert "does not fit a card of 80 GB, taken since no GPU is here; " in assumed
+    assert estimates.problems(tight, [], 140 * GIB) == []
+    assert estimates.problems(tight, [], tight.total) == []
+    (here,) = estimates.problems(tight, [], tight.total - 1)
+    assert f"does not fit the {tight.total / GIB:.2f} GiB of the smallest GPU here; " in here
+    small = estimates.memory(qwen, Footprint(4096, GIB, GIB), 1)
+    assert estimates.problems(small, []) == [] and estimates.problems(small, [], 16 * GIB)
 
 
 def test_eight_gpus_take_an_eighth_of_the_hours_of_one() -> None:
     assert estimates.hours(10**20, 1, "H100-80GB") == pytest.approx(8 * estimates.hours(10**20, 8, "H100-80GB"))
-
-
-def test_the_report_is_json_and_its_tables_fit_a_terminal_of_120_columns(qwen: Parameters) -> None:
-    estimate = _report(qwen)
-
-    text = _shown(estimate)
-
-    assert json.loads(json.dumps(estimate)) == estimate
-    for words in ("mine", "agent", "30,488", "2,828", "7,721,324,544", "19,988,480 (0.26%)", "ZeRO-2 *", "A100-80GB"):
-        assert words in text
-    assert "Nothing would be refused" in text
-    assert "…" not in text and max(map(len, text.splitlines())) <= 120
-    assert [row["chosen"] for row in estimate["memory"]].count(True) == 1
-
-
-def test_the_way_that_is_configured_is_shown_also_where_it_is_no_zero_stage(qwen: Parameters) -> None:
-    alone = estimates.memory(qwen, Footprint(4096, GIB, GIB), 1)
-
-    text = _shown(_report(qwen, alone, ["[it] does not fit"]))
-
-    assert "no ZeRO *" in text
-    assert "refused: [it] does not fit" in text and "Nothing would be refused" not in text
-
-
-def test_hours_are_not_shown_before_the_data_are_known(qwen: Parameters) -> None:
-    assert "Hours of training" in _shown(_report(qwen))
-    assert "Hours of training" not in _shown(_report(qwen, operations=0))
-
-
-def _report(
-    parameters: Parameters,
-    chosen: Memory | None = None,
-    refusals: list[str] | None = None,
-    operations: int = 3 * 10**18,
-) -> dict[str, Any]:
-    memories = estimates.stages(parameters, Footprint(4096, GIB, GIB), 8)
-    return estimates.report(
-        "mine",
-        {"agent": {"rows": 30_488, "tokens": 19_000_000}, "general": {"rows": 60_366}},
-        {"steps": 2828, "effective_batch": 64, "warmup_steps": 85},
-        parameters,
-        memories,
-        chosen or memories[2],
-        operations,
-        {"zero_optimization": {"stage": 2}},
-        refusals or [],
-    )
-
-
-def _shown(estimate: dict[str, Any]) -> str:
-    page = io.StringIO()
-    estimates.show(estimate, Console(file=page, width=120))
-    return page.getvalue()

@@ -12,12 +12,13 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import pytest
 from endpoint import PASSWORD, Endpoint, Model, serving
 from hydra import compose, initialize_config_dir
 
 from fabrictune.config import Config, typed
-from fabrictune.dialogue import Call, Dialogue, Role, Step, Tool, Turn, from_json, to_json
+from fabrictune.dialogue import Call, Dialogue, Role, Step, Tool, Turn, from_json
 from fabrictune.evaluate import evaluation
 from fabrictune.formats import agentfabric
 from fabrictune.score import testset
@@ -78,8 +79,10 @@ def serve() -> Iterator[Callable[[Model], Endpoint]]:
 def run(tmp_path: Path) -> Path:
     convert = tmp_path / "default" / "main" / "convert"
     convert.mkdir(parents=True)
-    (convert / "run.json").write_text('{"finished": "today", "settings": {"format": "agentfabric"}}', encoding="utf-8")
-    rows = [{"dialogue": to_json(d), "source": "test", "seen": d.family == "weather"} for d in DIALOGUES]
+    (convert / "run.json").write_text(
+        '{"finished": "today", "command": ["convert.py"], "settings": {"format": "agentfabric"}}', encoding="utf-8"
+    )
+    rows = [{"dialogue": msgspec.to_builtins(d), "source": "test", "seen": d.family == "weather"} for d in DIALOGUES]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (convert / "test_dialogues.jsonl").write_text(text, encoding="utf-8")
     return tmp_path / "default" / "main"
@@ -311,7 +314,7 @@ def test_a_bound_takes_dialogues_from_the_whole_file(run: Path) -> None:
     tests = testset.read(run / "convert" / "test_dialogues.jsonl", 3)
     assert [test.dialogue.id for test in tests] == ["weather-0", "weather-2", "bank-1"]
     assert [test.line for test in tests] == [1, 3, 5]
-    assert from_json(to_json(tests[0].dialogue)) == DIALOGUES[0]
+    assert from_json(msgspec.to_builtins(tests[0].dialogue)) == DIALOGUES[0]
 
 
 def test_toolbench_asks_each_request_with_the_expected_past(run: Path, serve: Callable, capsys: Captured) -> None:

@@ -178,8 +178,8 @@ def test_a_process_that_is_killed_loses_nothing_that_was_said_to_be_written(tmp_
         process.kill()
         said += process.stdout.readlines()
     told = int([line for line in said if line.endswith("\n")][-1])
-    *whole, last = (tmp_path / "log").iterdir() and sorted((tmp_path / "log").iterdir())
-    assert all(path.read_bytes().endswith(b"\n") for path in whole)
+    *whole, last = sorted((tmp_path / "log").iterdir())
+    assert whole and all(path.read_bytes().endswith(b"\n") for path in whole)
     lines = [line for path in [*whole, last] for line in path.read_bytes().split(b"\n") if line]
     written = [json.loads(line)[0] for line in lines[: told + 1]]
     assert written == list(range(told + 1))

@@ -223,14 +223,14 @@ def test_of_plain_questions_the_marks_of_numbers_count(one: str, other: str, is_
     assert twins(said(turn("Well.", query=one)), said(turn("Well.", query=other))) == [None, "0" if is_same else None]
 
 
-def test_the_same_words_with_other_calls_are_none() -> None:
+def test_the_same_words_with_other_calls_are_no_near_duplicate() -> None:
     days = [turn("Fine.", step("fine", city="Oslo", days=days), query="Next days?") for days in (2, 3)]
     assert twins(said(days[0]), said(days[1]), said(days[1])) == [None, None, "1"]
     thanks = turn("Bye.", query="Thanks")
     assert twins(said(days[0], thanks), said(days[1], thanks)) == [None, None]
 
 
-def test_a_like_question_with_another_argument_or_agent_is_none() -> None:
+def test_a_like_question_with_another_argument_or_agent_is_no_near_duplicate() -> None:
     bergen = replace(GOOD, query="How is Bergen?", steps=(step("21 degrees", city="Bergen"),), answer="Bergen has 21.")
     asked = [replace(GOOD, query=f"What will the weather be like in Oslo on {day}?") for day in ("Monday", "Sunday")]
     other = [replace(one, steps=(step(city="Oslo", days=days),)) for days, one in enumerate(asked)]
@@ -242,7 +242,7 @@ def test_a_like_question_with_another_argument_or_agent_is_none() -> None:
     assert twins(*map(said, hello)) == [None, None], "nothing but the words tells whether it is the same"
 
 
-def test_the_beginning_of_an_earlier_dialogue_is_one_and_a_longer_one_is_not() -> None:
+def test_the_beginning_of_an_earlier_dialogue_is_a_near_duplicate_and_a_longer_one_is_not() -> None:
     thanks = turn("Bye.", query="Thanks")
     now = turn("No.", query="Now?")
     assert (

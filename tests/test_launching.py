@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fabrictune import processes
-from fabrictune.train import launching, nodes
+from fabrictune.train import launching, nodes, ranks
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
 
@@ -123,3 +123,9 @@ def test_without_a_gpu_the_devices_named_in_the_environment_are_no_matter(
     assert "--num_gpus 2" in words(tmp_path, "deepspeed", nodes.place(None))
     assert "CUDA_VISIBLE_DEVICES" not in nodes.environment("deepspeed", {"localhost": 2}, tmp_path, None)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_ranks_that_left_no_result_are_told_with_where_their_logs_lie(tmp_path: Path) -> None:
+    ended = ranks.Note(0, "here", os.getpid(), 0.0, code=0)
+    failed = launching._unclear("torchrun", 1, 3, [ended], tmp_path)
+    assert str(failed).endswith(f"(exit code 3); what they said stands above and in {tmp_path}/rank-*.log")

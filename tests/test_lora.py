@@ -92,7 +92,7 @@ def test_dropout_drops_at_its_rate_and_by_the_seed() -> None:
     assert lora.kept(torch.empty(3), 0.5).shape == (3,)
 
 
-def test_no_dropout_in_eval_mode() -> None:
+def test_in_eval_mode_nothing_is_dropped() -> None:
     theirs, ours = twins(lora_dropout=0.5)
     x = torch.randn(4, 12)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))

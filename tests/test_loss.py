@@ -75,17 +75,19 @@ def test_loss_and_lora_gradients_equal_those_of_separate_sequences(packed, plain
     assert_same(packed, plain, made)
 
 
-def test_they_do_for_runs_longer_than_a_block_of_attention_and_logits(packed, plain, monkeypatch) -> None:
+def test_loss_and_gradients_are_so_for_runs_longer_than_a_block_of_attention_and_logits(
+    packed, plain, monkeypatch
+) -> None:
     monkeypatch.setattr(loss, "CPU_LOGITS", 100 * 259)
     assert_same(packed, plain, LONG)
 
 
 @pytest.mark.parametrize("kind", ["sdpa", "eager"])
-def test_they_do_under_transformers_own_attention_with_a_mask(tiny_model, plain, kind: str) -> None:
+def test_loss_and_gradients_are_so_under_transformers_own_attention_with_a_mask(tiny_model, plain, kind: str) -> None:
     assert_same(build(tiny_model, kind), plain, LONG)
 
 
-def test_they_do_with_gradient_checkpointing(tiny_model, plain) -> None:
+def test_loss_and_gradients_are_so_with_gradient_checkpointing(tiny_model, plain) -> None:
     model = build(tiny_model, attention.NAME)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert model.is_gradient_checkpointing
@@ -136,7 +138,7 @@ def test_a_model_that_caps_its_logits_after_the_head_is_refused(packed, monkeypa
         return output
 
     monkeypatch.setattr(type(base), "forward", capped)
-    with pytest.raises(ValueError, match="scales or caps its logits"):
+    with pytest.raises(ValueError, match="scales or caps its logits .*; choose another model="):
         loss.of_row(packed, packing.pack(LONG))
 
 

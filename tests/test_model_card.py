@@ -71,7 +71,7 @@ def scored(run: Path) -> ModelCard:
     return ModelCard(model_card.render(facts))
 
 
-def test_it_names_the_base_the_data_with_hashes_and_the_recipe(run: Path) -> None:
+def test_the_card_names_the_base_the_data_with_hashes_and_the_recipe(run: Path) -> None:
     found = card(run)
     assert found.data.base_model == "Qwen/Qwen2.5-7B-Instruct" and found.data.language == ["en", "zh"]
     lines = found.text.splitlines()
@@ -134,7 +134,7 @@ def test_tables_are_whole_markdown(run: Path) -> None:
             assert lines[place - 1].count("|") == line.count("|") == lines[place + 1].replace(r"\|", "").count("|")
 
 
-def test_it_replaces_what_it_wrote_before(run: Path, tmp_path: Path) -> None:
+def test_the_card_replaces_the_one_that_was_written_before(run: Path, tmp_path: Path) -> None:
     for _ in range(2):
         model_card.write(tmp_path, model_card.read(run, run / "convert", MERGE))
     assert [path.name for path in tmp_path.glob("*.md")] == ["README.md"]

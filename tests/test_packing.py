@@ -30,6 +30,7 @@ def test_a_token_attends_to_exactly_its_own_past(made: list[Encoded]) -> None:
 @given(sequences)
 def test_the_segments_hold_the_same_rule_as_the_subtree_ends(made: list[Encoded]) -> None:
     row = packing.pack(made)
+    assert sum(segment.end - segment.start for segment in row.segments) == len(row)
     for segment in row.segments:
         for query in range(segment.start, segment.end):
             by_rule = [key for key in range(query + 1) if query < row.subtree_end[key]]

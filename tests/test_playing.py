@@ -144,5 +144,8 @@ def test_a_torn_last_line_is_removed_and_a_broken_one_is_named(tmp_path: Path) -
     assert file.read_text(encoding="utf-8") == '{"key": "1"}\n'
     for broken in ("\0\0\0", "[]"):
         file.write_text(json.dumps({"key": "1"}) + f"\n{broken}\n", encoding="utf-8")
-        with pytest.raises(ValueError, match=r"rows.jsonl:2: not a row .*overwrite=true"):
+        with pytest.raises(
+            ValueError,
+            match=r"rows.jsonl:2: not a row .*delete the line and go on with resume=true, or .*overwrite=true",
+        ):
             playing.read(file)

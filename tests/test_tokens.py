@@ -38,7 +38,7 @@ def exchanges() -> list[Exchange]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(one.to_line() + "\n" for one in exchanges()), encoding="utf-8")
+    path.write_bytes(b"".join(one.to_line() + b"\n" for one in exchanges()))
     return path
 
 
@@ -117,8 +117,8 @@ def test_another_content_template_or_tokenizer_is_another_entry(file, tiny_model
     template = model / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|im_start|>", "<|endoftext|>"))
     folders.append(tokens.cached(file, model, tmp_path / "cache", 1).folder)
-    with file.open("a") as opened:
-        opened.write(exchanges()[0].to_line() + "\n")
+    with file.open("ab") as opened:
+        opened.write(exchanges()[0].to_line() + b"\n")
     folders.append(tokens.cached(file, model, tmp_path / "cache", 1).folder)
     assert len(set(folders)) == 3
 
@@ -194,7 +194,7 @@ def test_entries_not_used_for_thirty_days_go_when_another_is_made(file, tiny_mod
         ("{not json}", "not an exchange"),
         ("", "not an exchange"),
         (json.dumps({"dialogue": "d"}), "not an exchange"),
-        (Exchange("d", 0, 0, "s", (Message("user", "q"),), (Span("a", "answer", 0.0),)).to_line(), "weight 0"),
+        (Exchange("d", 0, 0, "s", (Message("user", "q"),), (Span("a", "answer", 0.0),)).to_line().decode(), "weight 0"),
     ],
 )
 @pytest.mark.parametrize("count", [1, 2])

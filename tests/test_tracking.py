@@ -1,38 +1,25 @@
-import http.server
 import json
-import logging
+import math
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+import time
 from pathlib import Path
 
 import pytest
 import torch
-import wandb
 import wandb_offline
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerControl, TrainerState
 
-from fabrictune.train import curves, launching, tracking
+from fabrictune.train import curves, tracking, wandb_run
+
+pytestmark = pytest.mark.usefixtures("no_wandb_key")
 
 STEPS, SAVED, KILLED = 8, 4, 6
 TIMINGS = re.compile(r".*(_seconds|tokens_per_second)")
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch, tmp_path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))  # no ~/.netrc
-    for name in [name for name in os.environ if name.startswith("WANDB_")] + ["NETRC"]:
-        monkeypatch.delenv(name, raising=False)
-    wandb.teardown()  # which remembers the environment of its first use
-    yield
-    wandb.teardown()
 
 
 class Line(torch.nn.Module):
@@ -73,17 +60,10 @@ class TrackedTrainer(Trainer):
 class Kill(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         if state.global_step == KILLED:
-            threading.Event().wait(5 * tracking.FLUSH_SECONDS)
+            threading.Event().wait(5 * wandb_run.FLUSH_SECONDS)
             with (Path(args.output_dir) / "metrics.jsonl").open("a") as file:
                 file.write('{"step": 7, "lo')  # as a kill within a write would leave it
             os.kill(os.getpid(), 9)
-
-
-def online(folder: Path, mode: str = "offline", **settings) -> tracking.Wandb:
-    config = {"lora": {"rank": 8}, "name": "demo"}
-    return tracking.Wandb(
-        folder, mode, "a-project", "demo/r8", config, entity="us", group="demo", tags=["t"], **settings
-    )
 
 
 def train(folder: Path, mode: str = "offline", killed: bool = False, resume: bool = False, artifact=None) -> None:
@@ -103,7 +83,7 @@ def train(folder: Path, mode: str = "offline", killed: bool = False, resume: boo
     )
     x = torch.linspace(-1, 1, 64).reshape(16, 4)
     data = [{"x": row, "labels": row.sum()} for row in x]
-    with tracking.Tracker(folder, online(folder, mode)) as tracker:
+    with tracking.Tracker(folder, wandb_offline.new_run(folder, mode)) as tracker:
         callbacks = [tracker, *([Kill()] if killed else [])]
         trainer = TrackedTrainer(
             model=Line(), args=arguments, train_dataset=data, eval_dataset=data, callbacks=callbacks
@@ -205,7 +185,7 @@ def test_wandb_has_a_table_of_samples_for_each_evaluation(whole) -> None:
 
 
 def test_wandbs_table_of_samples_is_short_and_evenly_drawn_while_the_file_has_all(tmp_path) -> None:
-    held = online(tmp_path)
+    held = wandb_offline.new_run(tmp_path)
     held.start()
     tracker = tracking.Tracker(tmp_path, held)
     tracker.write_samples(2, [{"reply": str(number)} for number in range(40)])
@@ -225,7 +205,7 @@ def test_wandb_names_the_best_and_the_last_step_and_keeps_the_adapter(whole) -> 
 
 
 def test_a_run_that_fails_is_a_failed_run_at_wandb(tmp_path) -> None:
-    held = online(tmp_path)
+    held = wandb_offline.new_run(tmp_path)
     with pytest.raises(ZeroDivisionError), tracking.Tracker(tmp_path, held):
         held.start()
         held.log(1, {"loss": 2.0})
@@ -234,104 +214,10 @@ def test_a_run_that_fails_is_a_failed_run_at_wandb(tmp_path) -> None:
     assert run.exit_code == 1 and run.curves() == {"train/loss": [(1, 2.0)]}
 
 
-def test_wandbs_upload_at_the_end_leaves_time_for_the_checkpoint_of_a_run_that_is_stopped() -> None:
-    assert tracking.UPLOAD_SECONDS < launching.GRACE / 2
-
-
 def test_disabled_wandb_leaves_nothing_behind(tmp_path) -> None:
     train(tmp_path / "train", mode="disabled")
     left = {path.name for path in (tmp_path / "train").iterdir()}
     assert left == {"metrics.jsonl", "samples.jsonl", "images", "checkpoint-4", "checkpoint-8"}
-
-
-def test_a_long_run_is_read_back_whole(tmp_path) -> None:
-    """More than one block of the file, and records that lie across two."""
-    held = online(tmp_path)
-    held.start()
-    for step in range(400):
-        held.log(step, {"loss": 1 / (step + 1), "a long name " + "x" * (step % 97): step})
-    held.finish({})
-    (run,) = wandb_offline.runs(tmp_path)
-    (path,) = run.folder.glob("*.wandb")
-    assert path.stat().st_size > 3 * wandb_offline.BLOCK
-    assert run.curves()["train/loss"] == [(step, 1 / (step + 1)) for step in range(400)]
-
-
-@contextmanager
-def server(kind: str):
-    """The port of a W&B server that is not there, says nothing, or refuses every key."""
-    if kind == "refuses":
-
-        class Refuse(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                self.send_error(401)
-
-            def log_message(self, *_) -> None:
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as refusing:
-            threading.Thread(target=refusing.serve_forever, daemon=True).start()
-            yield refusing.server_port
-            refusing.shutdown()
-        return
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        if kind == "silent":
-            listening.listen()
-        yield listening.getsockname()[1]
-
-
-@pytest.mark.parametrize("kind", ["absent", "silent", "refuses"])
-def test_where_wandb_cannot_be_reached_the_run_goes_on_offline_and_says_so(kind, tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(tracking.logger, "propagate", True)
-    caplog.set_level(logging.INFO, "fabrictune")
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    with server(kind) as port:
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-        clock = tracking.Clock()
-        held = online(tmp_path, "online", connect_seconds=2)
-        held.start()
-        assert clock.seconds() < 60
-        held.log(1, {"loss": 2.0})
-        held.finish({})
-    before, after = dict.fromkeys(message for message in caplog.messages if "W&B" in message)
-    assert f"connecting to W&B at http://127.0.0.1:{port}" in before
-    (run,) = wandb_offline.runs(tmp_path)
-    assert "goes on with wandb.mode=offline" in after and f"wandb sync {tmp_path}/wandb/*run-*-{run.id}" in after
-    assert run.curves() == {"train/loss": [(1, 2.0)]}
-
-
-def test_without_a_key_wandb_stays_offline_and_asks_nothing() -> None:
-    assert tracking.chosen_mode("auto") == "offline"
-
-
-def test_with_a_key_wandb_is_online(monkeypatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert tracking.chosen_mode("auto") == "online"
-    assert tracking.chosen_mode("disabled") == "disabled"
-
-
-def test_a_key_from_wandb_login_counts_too_for_its_own_server_only(tmp_path, monkeypatch) -> None:
-    (tmp_path / "home" / ".netrc").write_text("machine api.wandb.ai login user password " + "x" * 40)
-    (tmp_path / "home" / ".netrc").chmod(0o600)
-    assert tracking.chosen_mode("auto") == "online"
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.com")
-    assert tracking.chosen_mode("auto") == "offline"
-
-
-def test_auto_does_what_wandbs_own_variable_says(monkeypatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert tracking.chosen_mode("auto") == "disabled"
-    monkeypatch.setenv("WANDB_MODE", "shared")
-    with pytest.raises(ValueError, match="WANDB_MODE is shared; choose from online, offline, disabled"):
-        tracking.chosen_mode("auto")
-
-
-def test_online_without_a_key_is_refused_with_the_ways_out() -> None:
-    with pytest.raises(ValueError, match="WANDB_API_KEY.*wandb.mode=offline"):
-        tracking.chosen_mode("online")
 
 
 def test_the_bar_moves_within_a_step_and_shows_loss_speed_and_time_left(capsys) -> None:
@@ -354,10 +240,10 @@ def test_the_bar_moves_within_a_step_and_shows_loss_speed_and_time_left(capsys) 
     assert re.match(r"training:  50%.* 2\.0/4 \[00:0\d<00:0\d, loss 1\.234, \d+ tokens/s\]", last), last
 
 
-def test_the_closing_lines_name_best_and_last_checkpoint_and_the_next_command(whole) -> None:
+def test_the_closing_lines_name_best_and_last_checkpoint_and_what_lies_beside_them(whole) -> None:
     (whole / "best").mkdir(exist_ok=True)
     losses = {line["step"]: line["eval_loss"] for line in lines(whole) if "eval_loss" in line}
-    told = tracking.summary(whole, 4, "python merge.py name=demo variant=r8")
+    told = tracking.summary(whole, 4)
     run_id = json.loads((whole / "wandb.json").read_text())["id"]
     assert told == [
         f"best: {whole}/checkpoint-4, eval loss {losses[4]:.4f}",
@@ -366,7 +252,6 @@ def test_the_closing_lines_name_best_and_last_checkpoint_and_the_next_command(wh
         f"curves: {whole}/metrics.jsonl, {whole}/images/*.png",
         f"samples: {whole}/samples.jsonl",
         f"W&B: offline; to upload it: wandb sync {whole}/wandb/*run-*-{run_id}",
-        "next: python merge.py name=demo variant=r8",
     ]
     assert list((whole / "wandb").glob(f"*run-*-{run_id}")), "the pattern matches what is there"
 
@@ -375,3 +260,24 @@ def test_images_are_drawn_while_training(whole) -> None:
     drawn = {path.stem for path in (whole / "images").iterdir()}
     assert {"train_loss", "train_learning_rate", "eval_loss"} <= drawn
     assert drawn == {name.replace("/", "_") for name in curves.collect(curves.read(whole / "metrics.jsonl"))}
+
+
+def test_images_are_not_drawn_at_each_evaluation_where_that_would_take_the_time_but_always_at_the_end(tmp_path) -> None:
+    tracker = tracking.Tracker(tmp_path, wandb_offline.new_run(tmp_path, "disabled"))
+    tracker.metrics.write(1, {"loss": 2.0})
+    state, control = TrainerState(is_world_process_zero=True), TrainerControl()
+
+    def images() -> list[str]:
+        return [path.name for path in tmp_path.glob("images/*")]
+
+    began = time.monotonic()
+    tracker.on_evaluate(None, state, control)
+    took = time.monotonic() - began
+    assert images() == ["train_loss.png"]
+    assert began < tracker.next_drawing <= began + (1 + tracking.DRAWING) * took
+    (tmp_path / "images" / "train_loss.png").unlink()
+    tracker.next_drawing = math.inf
+    tracker.on_evaluate(None, state, control)
+    assert images() == []
+    tracker.on_train_end(None, state, control)
+    assert images() == ["train_loss.png"]

@@ -151,7 +151,8 @@ def trained(converted, tiny_model, tmp_path_factory) -> Path:
 def test_a_run_leaves_curves_a_best_adapter_and_its_record(trained) -> None:
     assert metrics(trained, "loss")[-1] < metrics(trained, "loss")[0] and len(metrics(trained, "loss")) == STEPS
     assert len(metrics(trained, "eval_loss")) == 2
-    assert all(0 <= value <= 1 for key in ("token_acc", "sentence_acc") for value in metrics(trained, f"eval_{key}"))
+    for key in ("eval_token_acc", "eval_sentence_acc"):
+        assert len(metrics(trained, key)) == 2 and all(0 <= value <= 1 for value in metrics(trained, key))
     assert (trained / "best" / "adapter_model.safetensors").exists()
     best = json.loads((trained / "run.json").read_text())["results"]["best_step"]
     assert {path.name for path in trained.glob("checkpoint-*")} == {f"checkpoint-{best}", "checkpoint-4"}
@@ -171,7 +172,10 @@ def test_the_closing_lines_name_what_to_type_next_and_typed_it_is_the_same_run(t
     assert f"adapter: {trained / 'best'}" in said
     python, merge, *words = shlex.split(said.rpartition("next: ")[2])
     assert (python, merge) == ("python", "merge.py")
-    assert composed(words) == config(tiny_model, trained.parent.parent.parent)
+    mine, typed = config(tiny_model, trained.parent.parent.parent), composed(words)
+    for of_training in ("train", "launcher", "wandb"):  # which say nothing to merge.py
+        setattr(typed, of_training, getattr(mine, of_training))
+    assert typed == mine
 
 
 def test_what_is_shared_away_is_said_and_counted(trained) -> None:
@@ -213,9 +217,10 @@ def test_eval_loss_is_the_mean_over_all_supervised_tokens(trained, converted, ti
     assert best == pytest.approx(weighted_mean_nll(model, tiny_model, converted / "test.jsonl", {}), rel=1e-5)
 
 
-# Three steps, each over all training rows; without a warmup the first update counts.
+# Two steps, each over all training rows; without a warmup the first update counts. The second one needs what the
+# optimizer keeps, and the evaluation behind it shows whether that was right.
 ALL_AT_ONCE = (
-    *("train.batch_size=1000", "train.epochs=3", "train.max_steps=3", "train.warmup_ratio=0", "train.eval_steps=100"),
+    *("train.batch_size=1000", "train.epochs=2", "train.max_steps=2", "train.warmup_ratio=0", "train.eval_steps=100"),
     *("train/loss_weights=react", "lora.dropout=0", "wandb.mode=disabled", "eval.every=0"),
 )
 # Five test exchanges, which two ranks cannot share evenly; with two calls and three answers.
@@ -243,7 +248,7 @@ def test_the_loss_is_the_weighted_mean_over_the_batch_however_it_is_laid_out(
 
 @pytest.fixture(scope="module")
 def one_rank(converted, tiny_model, tmp_path_factory) -> Path:
-    """The train folder of three steps over all training rows on one rank."""
+    """The train folder of two steps over all training rows on one rank."""
     outputs = tmp_path_factory.mktemp("once")
     folder = beside(converted, outputs)
     training.train(config(tiny_model, outputs, *ALL_AT_ONCE, *GENERATING))
@@ -294,13 +299,13 @@ def test_two_ranks_in_bfloat16_train_nearly_as_one_does(converted, tiny_model, t
 @pytest.mark.e2e
 def test_two_ranks_that_were_stopped_go_on_as_one_that_was_not(converted, tiny_model, tmp_path) -> None:
     whole, folder = (beside(converted, tmp_path / name) for name in ("whole", "stopped"))
-    words = ["train.epochs=4", "train.max_steps=12", "train.eval_steps=100", "train.learning_rate=1e-3"]
+    words = ["train.epochs=2", "train.max_steps=8", "train.eval_steps=100", "train.learning_rate=1e-3"]
     words += ["lora.dropout=0", "wandb.mode=disabled", "eval.every=0"]
     training.train(config(tiny_model, tmp_path / "whole", *words))
     more = ["launcher=deepspeed", "launcher.zero=2", "launcher.gpus=2"]
     words = overrides(tiny_model, tmp_path / "stopped", *words, *more)
     stopped(words, tmp_path / "said", (folder / "metrics.jsonl").exists)
-    assert saved_step(folder) < 12
+    assert saved_step(folder) < 8
     run = script(*words, "resume=true")
     assert run.returncode == 0, run.stderr[-3000:]
     for key in ("step", "loss", "grad_norm", "eval_loss"):
@@ -326,17 +331,18 @@ def test_a_finished_run_is_refused_and_with_resume_left_as_it_is(trained, tiny_m
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
-# A run of 20 steps to be killed and stopped; it saves every second one, and has a line of the curve in between.
-TWENTY = ("train.epochs=4", "train.max_steps=20", "train.eval_steps=2", "train.logging_steps=3", "wandb.mode=disabled")
-TWENTY += ("eval.every=3",)
+# A run of 14 steps to be killed and stopped; it saves every second one, and has a line of the curve in between.
+LAST = 14
+LONG = ("train.epochs=3", f"train.max_steps={LAST}", "train.eval_steps=2", "train.logging_steps=3", "eval.every=3")
+LONG += ("wandb.mode=disabled",)
 
 
 @pytest.fixture(scope="module")
-def twenty(converted, tiny_model, tmp_path_factory) -> Path:
+def long_run(converted, tiny_model, tmp_path_factory) -> Path:
     """The train folder of such a run that was left alone."""
-    outputs = tmp_path_factory.mktemp("twenty")
+    outputs = tmp_path_factory.mktemp("long")
     folder = beside(converted, outputs)
-    training.train(config(tiny_model, outputs, *TWENTY))
+    training.train(config(tiny_model, outputs, *LONG))
     return folder
 
 
@@ -362,9 +368,9 @@ MOMENTS = [
 
 @pytest.mark.e2e
 def test_a_run_killed_again_and_again_ends_with_the_curve_of_one_that_was_not(
-    twenty, converted, tiny_model, tmp_path
+    long_run, converted, tiny_model, tmp_path
 ) -> None:
-    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *TWENTY)
+    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *LONG)
     draw = random.Random(0)
     for number, (pattern, longest) in enumerate(MOMENTS):
         began = time.time_ns()
@@ -373,7 +379,7 @@ def test_a_run_killed_again_and_again_ends_with_the_curve_of_one_that_was_not(
             time.sleep(draw.uniform(0, longest))
             assert process.poll() is None, "the run was too quick to be killed"
             os.killpg(process.pid, signal.SIGKILL)
-    assert_ends_as(twenty, folder, words)
+    assert_ends_as(long_run, folder, words)
     assert len(json.loads((folder / "run.json").read_text())["resumed"]) == len(MOMENTS)
     assert not list(folder.glob(".*.part")), "what a killed run left half-written is gone"
 
@@ -386,25 +392,25 @@ def was_written(folder: Path, pattern: str, began: int) -> bool:
 
 
 @pytest.mark.e2e
-def test_sigterm_saves_and_the_run_goes_on_as_if_it_had_not_been(twenty, converted, tiny_model, tmp_path) -> None:
-    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *TWENTY)
+def test_sigterm_saves_and_the_run_goes_on_as_if_it_had_not_been(long_run, converted, tiny_model, tmp_path) -> None:
+    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *LONG)
     stopped(words, tmp_path / "said", (folder / "checkpoint-2").exists)
-    assert 2 < saved_step(folder) < 20
-    assert_ends_as(twenty, folder, words)
+    assert 2 < saved_step(folder) < LAST
+    assert_ends_as(long_run, folder, words)
 
 
 @pytest.mark.e2e
-def test_an_evaluation_that_sigterm_cuts_short_is_made_up_for(twenty, converted, tiny_model, tmp_path) -> None:
-    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *TWENTY)
+def test_an_evaluation_that_sigterm_cuts_short_is_made_up_for(long_run, converted, tiny_model, tmp_path) -> None:
+    folder, words = beside(converted, tmp_path), overrides(tiny_model, tmp_path, *LONG)
     said = [tmp_path / "first", tmp_path / "again", tmp_path / "last"]
     stopped(words, said[0], lambda: "evaluating" in said[0].read_text())
     assert saved_step(folder) == 2 and evaluation_is_due(folder)
     words.append("resume=true")
     stopped(words, said[1], lambda: "evaluating" in said[1].read_text())
     assert saved_step(folder) == 2 and evaluation_is_due(folder), "it was cut short once more"
-    stopped(words, said[2], lambda: metrics(folder, "step")[-1] == 20)
-    assert saved_step(folder) == 20 and evaluation_is_due(folder), "the last step's too"
-    assert_ends_as(twenty, folder, words)
+    stopped(words, said[2], lambda: metrics(folder, "step")[-1] == LAST)
+    assert saved_step(folder) == LAST and evaluation_is_due(folder), "the last step's too"
+    assert_ends_as(long_run, folder, words)
 
 
 def evaluation_is_due(folder: Path) -> bool:
@@ -422,12 +428,12 @@ def test_sigterm_while_replies_are_generated_is_heard_between_two_batches(conver
     assert not (folder / "samples.jsonl").exists() and not metrics(folder, "eval_loss"), "it is made up for as a whole"
 
 
-def test_replies_are_generated_at_every_third_evaluation_and_at_the_last(twenty) -> None:
-    lines = [json.loads(line) for line in (twenty / "samples.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [6, 6, 12, 12, 18, 18, 20, 20]
-    evaluated = [line for line in curve(twenty) if "eval_loss" in line]
-    assert [line["step"] for line in evaluated if "eval_rouge_l" in line] == [6, 12, 18, 20]
-    assert len(evaluated) == 10
+def test_replies_are_generated_at_every_third_evaluation_and_at_the_last(long_run) -> None:
+    lines = [json.loads(line) for line in (long_run / "samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [6, 6, 12, 12, 14, 14]
+    evaluated = [line for line in curve(long_run) if "eval_loss" in line]
+    assert [line["step"] for line in evaluated if "eval_rouge_l" in line] == [6, 12, 14]
+    assert len(evaluated) == LAST // 2
 
 
 def test_the_best_checkpoint_has_the_most_right_or_the_least_wrong(tiny_model, tmp_path) -> None:

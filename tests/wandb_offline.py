@@ -1,4 +1,4 @@
-"""Reads back what W&B writes while it is offline: LevelDB's log format around W&B's own protobuf records.
+"""Runs of W&B, and what they wrote offline, read back: LevelDB's log format around W&B's own protobuf records.
 
 A file is a header of 7 bytes and blocks of 32 KiB (the header counts in the first). A block holds pieces, each with
 its checksum, length and type (1 whole, 2 first, 3 middle, 4 last); an end too short for a piece's head is zeros.
@@ -15,10 +15,18 @@ from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import Record
 
+from fabrictune.train.wandb_run import Wandb
+
 FILE_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 BLOCK = 32 * 1024
 PIECE = struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def new_run(folder: Path, mode: str = "offline", **settings: Any) -> Wandb:
+    """A run of ours that is not started yet."""
+    config = {"lora": {"rank": 8}, "name": "demo"}
+    return Wandb(folder, mode, "a-project", "demo/r8", config, entity="us", group="demo", tags=["t"], **settings)
 
 
 class OfflineRun:

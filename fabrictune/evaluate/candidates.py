@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fabrictune import record
+from fabrictune import addresses, record
 from fabrictune.config import ENDPOINT, Config, Endpoint
 from fabrictune.evaluate import endpoints
 from fabrictune.serve import server
@@ -57,21 +57,23 @@ def find(config: Config, label: str) -> Candidate:
     if endpoint.folder:
         folder = Path(endpoint.folder)
         record.require(folder / "config.json", f"give eval.endpoints.{label}.folder=FOLDER of a model")
-        files = {path.name: [(known := path.stat()).st_size, known.st_mtime_ns] for path in sorted(folder.glob("*.*"))}
+        files = {path.name: [(stat := path.stat()).st_size, stat.st_mtime_ns] for path in sorted(folder.glob("*.*"))}
         return Candidate({"folder": str(folder), "files": files}, str(folder), folder=folder)
     adapter = Path(str(endpoint.adapter))
     weights = record.require(
         adapter / "adapter_model.safetensors", f"give eval.endpoints.{label}.adapter=FOLDER of a LoRA adapter"
     )
-    known = {"adapter": record.file_hash(weights), "base": config.model.plain()}
-    return Candidate(known, f"{config.model.id} with {adapter}", folder=_base(config), adapter=adapter)
+    parts = {"adapter": record.file_hash(weights), "base": config.model.plain()}
+    return Candidate(parts, f"{config.model.id} with {adapter}", folder=_base(config), adapter=adapter)
 
 
 def _served(config: Config, label: str, endpoint: Endpoint) -> Candidate:
-    """The model behind an address. Raises ValueError if the environment does not have the key that it is to have."""
+    """The model behind an address. Raises ValueError for a key that is missing or cannot be sent."""
     url, key = str(endpoint.url), os.environ.get(endpoint.api_key_env)
     if not key and endpoint.api_key_env != "OPENAI_API_KEY":
         raise ValueError(f"{endpoint.api_key_env}, which is to hold the key of '{label}', is not set; export it")
+    setting = "eval.api_key_env" if label == ENDPOINT else f"eval.endpoints.{label}.api_key_env"
+    addresses.check_sent_key(key or "", endpoint.api_key_env, setting)
     name = endpoint.model_name or _finished_name(config, label) or asyncio.run(_first_model(config, url, key))
     shown = record.masked(url)
     return Candidate({"url": shown, "model_name": name}, f"{name} at {shown}", url=url, name=name, key=key)

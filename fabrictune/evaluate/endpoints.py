@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint: requests with bounded, polite retries, and the likelihood of a reply where it says."""
+"""An OpenAI-compatible endpoint: requests with bounded, polite retries, and a reply's likelihood."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def connect(
 
     Connection faults, gateways' faults and 429 are tried again `retries` times, `timeout` seconds each. What is asked
     raises ConnectionError where the endpoint cannot be reached and RuntimeError where it refuses, ValueError where
-    address or key cannot be used at all. No key is sent but the one given, whatever the environment holds.
+    the address is none. No key is sent but the one given, whatever the environment holds; a header can carry it.
 
     A timeout bounds the time in the server's queue, too. None, for a server of our own, waits as long as the server
     lives: a process that ends closes its connections. One that lives and answers no more is waited for without end.
@@ -83,8 +83,6 @@ async def connect(
     """
     key = api_key or "EMPTY"  # without one the client itself would take OPENAI_API_KEY, which is for another host
     on_loopback = addresses.parts(url, "the endpoint's url").hostname in ("127.0.0.1", "localhost", "::1")
-    if not key.isascii() or not key.isprintable():
-        raise ValueError("the endpoint's API key holds characters that no HTTP header may")
     sdk = openai.AsyncOpenAI(
         base_url=url,
         api_key=key,

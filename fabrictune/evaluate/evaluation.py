@@ -1,4 +1,4 @@
-"""`evaluate.py`: asks models what a suite asks, and writes what they said, how often they were right, and a report."""
+"""evaluate.py: asks models what a suite asks, and writes what they said, how often they were right, a report."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ def evaluate(config: Config) -> None:
         sides = f"{config.name}/{config.variant}:{labels[0]},{config.name}/{config.variant}:{labels[-1]}"
         words = record.masked(command("evaluate.py", config))
         logger.info("is the difference real? %s 'compare=[%s]'", words, sides)
+    for line in record.closing(run):
+        logger.info(line)
     if is_point():
         comparing.collect(config, "*")
 
@@ -100,7 +102,8 @@ class _Data:
         if self.suite is Suite.bfcl:
             return _bounded(bfcl.of_dialogues(self._read(self.paths[0]), self.dialect), limit)
         tests = self._read(self.paths[0], limit)
-        return (toolbench if self.suite is Suite.toolbench else agentfabric).tasks(tests, self.dialect)
+        ask = toolbench.tasks if self.suite is Suite.toolbench else agentfabric.tasks
+        return ask(tests, self.dialect)
 
     def _read(self, path: Path, limit: int | None = None) -> list[TestDialogue]:
         """The dialogues; of a file of one's own nobody knows whether this run's training saw their tools."""
@@ -132,7 +135,7 @@ def _bounded(tasks: Sequence[Task], limit: int | None) -> list[Task]:
 def _settings(config: Config, data: _Data, models: dict[str, Any]) -> dict[str, Any]:
     """All that the scores depend on; an endpoint's credentials are left out."""
     settings = config.eval
-    known = {
+    known: dict[str, Any] = {
         "suite": settings.suite.value,
         "dialogues": settings.dialogues,
         "max_new_tokens": settings.max_new_tokens,

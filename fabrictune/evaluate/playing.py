@@ -1,4 +1,4 @@
-"""Tasks played at a model, many at a time: each ends as a row of predictions.jsonl, so that a run can go on later."""
+"""Tasks played at a model, many at a time: each ends as a row of predictions.jsonl, so a run can go on later."""
 
 from __future__ import annotations
 
@@ -73,12 +73,13 @@ def read(file: Path) -> list[dict[str, Json]]:
 def _row(file: Path, number: int, line: str) -> dict[str, Json]:
     try:
         row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError("no JSON object")
     except ValueError as error:
         raise ValueError(
-            f"{file}:{number}: not a row of an evaluation ({error}); begin anew: overwrite=true"
+            f"{file}:{number}: not a row of an evaluation ({error}); delete the line and go on with resume=true, or "
+            "begin anew with overwrite=true"
         ) from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{file}:{number}: not a row of an evaluation; begin anew: overwrite=true")
     return row
 
 

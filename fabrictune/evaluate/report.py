@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +16,15 @@ import jinja2
 from markupsafe import Markup
 
 from fabrictune import pages
-from fabrictune.charts import COLOURS, Score, Series, bars, curve, plain
-from fabrictune.evaluate.scores import OUTCOMES, SPLIT, compare
+from fabrictune.charts import COLOURS, Score, Series, bars, curve
+from fabrictune.evaluate.browser import browser
+from fabrictune.evaluate.confusion import confusion
+from fabrictune.evaluate.scores import SPLIT, compare
 from fabrictune.measures import HEADLINES, KINDS, LABELS, MALFORMED, MEASURES, TUTORIAL_KINDS, Measure
 from fabrictune.train import curves as training_curves
 
 _UNSEEN = 0.5  # the opacity of a bar of unseen tools
-# What a page shows of the long: more stand in scores.json and predictions.jsonl, and the page says how many.
-_VALUES, _TOOLS = 24, 30
-_MESSAGE, _REPLY = 24_000, 8_000  # characters
+_VALUES = 24  # of a label that the page shows; more stand in scores.json, and the page says how many
 # Curves of the training in this order, then any other of the evaluation; all, speeds too, are in the run's images/.
 _CURVES = ("call_exact", "no_call", "wrong_args", "not_stopped", "token_acc", "sentence_acc", "loss")
 _SPEEDS = ("seconds", "runtime", "samples_per_second", "steps_per_second")
@@ -72,7 +71,7 @@ def page(
         breakdowns=list(_breakdowns(scores, colours)),
         curves=list(_curves(curves)),
         confusions={model: found for model in models if (found := confusion(rows, model)).due},
-        data=Markup(_embedded(_browser(rows, models))),
+        data=Markup(_embedded(browser(rows, models))),
     )
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -184,68 +183,6 @@ def _table(
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """Tools due (the most confused first) and made, with their counts; `left_out` are tools due that have no line.
-
-    The tool due None stands for calls beyond those that were due, the tool made None for no call.
-    """
-
-    due: list[str | None]
-    made: list[str | None]
-    counts: Counter[tuple[str | None, str | None]]
-    left_out: int
-
-    def row(self, due: str | None) -> list[tuple[str | None, int, float]]:
-        """(tool made, times, share of the line)."""
-        total = self.total(due)
-        return [(made, self.counts[due, made], self.counts[due, made] / total) for made in self.made]
-
-    def total(self, due: str | None) -> int:
-        return sum(count for (tool, _), count in self.counts.items() if tool == due)
-
-    @property
-    def has_other(self) -> bool:
-        return any(due in self.due and made not in self.made for due, made in self.counts)
-
-    def other(self, due: str | None) -> int:
-        """Calls to tools that have no column."""
-        return self.total(due) - sum(count for _, count, _ in self.row(due))
-
-
-def confusion(rows: Sequence[dict[str, Any]], model: str) -> Confusion:
-    """Which tool a model called where another was due, or none; empty where its rows have no steps."""
-    steps = [step for row in rows if row["model"] == model for step in _steps(row)]
-    counts = Counter(steps)
-    wrong = Counter(due for due, made in steps if made != due)
-    times = Counter(due for due, _ in steps if due is not None)
-    if not times:
-        return Confusion([], [], Counter(), 0)
-    due = sorted(times, key=lambda tool: (-wrong[tool], -times[tool], tool))
-    shown = due[:_TOOLS]
-    strangers = Counter(made for _, made in steps if made is not None and made not in shown)
-    extra = sorted(strangers, key=lambda tool: (-strangers[tool], tool))[: max(0, _TOOLS - len(shown)) + 4]
-    no_call: list[str | None] = [None] if any(made is None for _, made in steps) else []
-    none_due: list[str | None] = [None] if wrong[None] else []
-    return Confusion([*shown, *none_due], [*no_call, *shown, *extra], counts, len(due) - len(shown))
-
-
-def _steps(row: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:
-    """(tool due, tool made) of each call that was due, then (None, tool made) of the calls beyond them."""
-    judged = [(_plain(step["due"]), None if step["made"] is None else _plain(step["made"])) for step in row["steps"]]
-    # A row of BFCL says which calls were due, not which of those made are beyond them.
-    beyond = row["calls"][len(judged) :] if judged or not row["expected"]["calls"] else ()
-    return [*judged, *((None, _plain(call["name"])) for call in beyond)]
-
-
-def _plain(value: Any) -> str:
-    return plain(_text(value))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
 class _Figure:
     """`never` are failures that no row has, which get no bars."""
 
@@ -338,93 +275,6 @@ def _curves(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Markup]]:
             raw = found[metric].get("") if metric == "train/loss" else None
             smoothed = training_curves.smoothed(raw[1]) if raw else None
             yield metric, curve(metric, found[metric], smoothed)
-
-
-def _browser(rows: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[str, Any]:
-    """What the page's script shows: the rows of a key together, and each text that several of them share once."""
-    shared: dict[str, int] = {}
-
-    def number(value: Any) -> int:
-        return shared.setdefault(json.dumps(value, ensure_ascii=False), len(shared))
-
-    first: dict[str, int] = {}
-    for row in rows:
-        first.setdefault(row["key"], len(first))
-    place = {model: number for number, model in enumerate(models)}
-    ordered = sorted(rows, key=lambda row: (first[row["key"]], place.get(row["model"], len(place))))
-    shown = [
-        {
-            "model": row["model"],
-            "key": row["key"],
-            "labels": number({name: _plain(value) for name, value in row["labels"].items()}),
-            "query": number(_cut(row["query"], _MESSAGE)),
-            "prompt": [number([message["role"], _cut(message["content"], _MESSAGE)]) for message in row["prompt"]],
-            "expected": number(
-                {
-                    "calls": [
-                        [_plain(call["name"]), _text(call["arguments"])] for call in row["expected"].get("calls", ())
-                    ],
-                    "answer": _cut(row["expected"].get("answer") or "", _MESSAGE),
-                }
-            ),
-            **_played(row),
-        }
-        for row in ordered
-    ]
-    return {
-        "models": list(models),
-        "shared": [json.loads(text) for text in shared],
-        "rows": shown,
-        "labels": {**LABELS, "step": "step"},
-        "kinds": {kind: MEASURES[kind].title for kind in KINDS},
-        "malformed": MALFORMED,
-    }
-
-
-def _played(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "replies": [[_cut(reply["text"], _REPLY), bool(reply["stopped"])] for reply in row["replies"]],
-        "calls": [
-            [_plain(call["name"]), _cut(call["arguments"], _REPLY), _cut(call["observation"], _REPLY)]
-            for call in row["calls"]
-        ],
-        "answer": None if row["answer"] is None else _cut(row["answer"], _REPLY),
-        "steps": _steps(row),
-        "verdict": _verdict(row),
-        "kinds": list(row["kinds"]),
-        "malformed": list(row["malformed"]),
-        "scores": [
-            f"{MEASURES[name].title} {_row_score(name, *found)}"
-            for name, found in row["measures"].items()
-            if name in MEASURES and not MEASURES[name].by_step and name not in (*KINDS, *OUTCOMES) and found[1]
-        ],
-    }
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    """right, wrong, or "not judged" where a row has no measure that could say so; right is as in `scores.compare`."""
-    measures = row["measures"]
-    for name in OUTCOMES:
-        if name in measures and measures[name][1]:
-            return "right" if measures[name][0] == measures[name][1] else "wrong"
-    if row["kinds"]:
-        return "wrong"
-    return "right" if any(name in measures for name in KINDS) else "not judged"
-
-
-def _row_score(name: str, total: float, count: float) -> str:
-    measure = MEASURES[name]
-    if measure.unit == "perplexity":
-        return measure.value(math.exp(min(total / count, 700)))  # e to the 710th is beyond a float
-    return f"{measure.value(total / count)} %"
-
-
-def _cut(text: Any, longest: int) -> str:
-    whole = _text(text)
-    if len(whole) <= longest:
-        return whole
-    left = len(whole) - longest
-    return f"{whole[:longest]}\n[the last {left:,} of {len(whole):,} characters stand in predictions.jsonl]"
 
 
 def _embedded(value: Any) -> str:

@@ -1,37 +1,26 @@
-"""Scores: what the rows of predictions.jsonl come to, with 95 % intervals, and how two runs differ on the same rows.
-
-An interval is the percentile bootstrap's. Dialogues are drawn anew, with all of their rows, because turns of one
-dialogue are not independent; a score is the sum over the sum of counts, so long dialogues weigh as much as they do in
-the score itself. A score that is 0 or 1 in every dialogue has an interval of no width, which says little when the
-dialogues are few.
-"""
+"""What the rows of predictions.jsonl come to, with `intervals`, and how two runs differ on the same rows."""
 
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fabrictune.evaluate import intervals
+from fabrictune.evaluate.intervals import Array
 from fabrictune.measures import HEADLINES, KINDS, MALFORMED, MEASURES
 
-# scipy.stats.bootstrap takes 10 ms for one measure of 300 dialogues, so 24 s of processor time for 30 measures in the
-# 80 cells of two models. Here a cell is drawn once for all of its measures: 12 ms.
-RESAMPLES = 2000
-TAILS = (0.025, 0.975)
-DRAWN_AT_ONCE = 1 << 22  # dialogues, which bounds the memory at about 100 MB however many there are
 STEP = "step"  # the label of a call's place in its turn
 OUTCOMES = ("success", "correct")  # the measures that say whether a row is right
 SPLIT = "tools"  # the label by which `collect` tells seen from unseen
 NUMBERS = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)")
 
-Array = NDArray[np.float64]
 T = TypeVar("T")
 
 
@@ -198,8 +187,9 @@ def _grouped(items: Sequence[T], labels_of: Callable[[T], Mapping[str, str]]) ->
 def _cell(rows: Sequence[_Row], seed: int) -> dict[str, Any]:
     names = _names(rows)
     totals, unusable = _totals(rows, _dialogues(rows), names), _unusable(rows, names)
-    (draws,) = _drawn([totals], names, seed)
-    values, bounds = _statistic(totals.sum(1), names), _bounds(draws, (totals[1] > 0).sum(0))
+    likely = _are_perplexities(names)
+    (draws,) = intervals.drawn([totals], likely, seed)
+    values, bounds = intervals.statistic(totals.sum(1), likely), intervals.bounds(draws, (totals[1] > 0).sum(0))
     measures = {
         name: {"value": _plain(values[at]), "low": _plain(bounds[at][0]), "high": _plain(bounds[at][1]), "count": count}
         for at, name in enumerate(names)
@@ -222,9 +212,10 @@ def _paired_cell(pairs: Sequence[tuple[_Row, _Row]], seed: int) -> dict[str, Any
     names, dialogues = _names(rows), _dialogues(rows)
     shared = [_shared(*pair) for pair in pairs]
     a, b = (_totals([pair[side] for pair in shared], dialogues, names) for side in (0, 1))
-    draws_a, draws_b = _drawn([a, b], names, seed)
-    bounds = _bounds(draws_b - draws_a, (a[1] > 0).sum(0))
-    value_a, value_b = _statistic(a.sum(1), names), _statistic(b.sum(1), names)
+    likely = _are_perplexities(names)
+    draws_a, draws_b = intervals.drawn([a, b], likely, seed)
+    bounds = intervals.bounds(draws_b - draws_a, (a[1] > 0).sum(0))
+    value_a, value_b = (intervals.statistic(side.sum(1), likely) for side in (a, b))
     counts = np.minimum(a[1].sum(0), b[1].sum(0))
     measures = {
         name: {
@@ -261,6 +252,10 @@ def _names(rows: Sequence[_Row]) -> list[str]:
     return [name for name in MEASURES if name in present]
 
 
+def _are_perplexities(names: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([MEASURES[name].unit == "perplexity" for name in names], dtype=bool)
+
+
 def _dialogues(rows: Sequence[_Row]) -> dict[str, int]:
     """The place of each dialogue."""
     return {dialogue: place for place, dialogue in enumerate(dict.fromkeys(row.dialogue for row in rows))}
@@ -280,47 +275,6 @@ def _unusable(rows: Iterable[_Row], names: Sequence[str]) -> dict[str, int]:
     """{measure: in how many rows it is no finite number}, of those that have such rows."""
     found = Counter(name for row in rows for name, pair in row.measures.items() if not all(map(math.isfinite, pair)))
     return {name: found[name] for name in names if found[name]}
-
-
-def _drawn(sides: Sequence[Array], names: Sequence[str], seed: int) -> list[Array]:
-    """The statistic of each side, its totals (2, D, M), in each resample (RESAMPLES, M): the same dialogues for all."""
-    drawn: list[list[Array]] = [[] for _ in sides]
-    for weights in _weights(sides[0].shape[1], seed):
-        for side, blocks in zip(sides, drawn, strict=True):
-            blocks.append(_statistic(weights @ side, names))
-    return [np.concatenate(blocks) for blocks in drawn]
-
-
-def _weights(dialogues: int, seed: int) -> Iterator[Array]:
-    """How often each dialogue is drawn, (resamples, D), in blocks that have RESAMPLES resamples together."""
-    generator = np.random.default_rng(random.Random(f"{seed}/intervals").getrandbits(128))
-    block = max(1, DRAWN_AT_ONCE // dialogues)
-    for start in range(0, RESAMPLES, block):
-        size = min(block, RESAMPLES - start)
-        drawn = generator.integers(dialogues, size=(size, dialogues)) + dialogues * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * dialogues).reshape(size, dialogues).astype(np.float64)
-
-
-def _statistic(totals: Array, names: Sequence[str]) -> Array:
-    """The scores (..., M) of sums and counts (2, ..., M); NaN where the count is 0."""
-    is_perplexity = np.array([MEASURES[name].unit == "perplexity" for name in names], dtype=bool)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        means = totals[0] / totals[1]
-        return np.where(is_perplexity, np.exp(means), means)
-
-
-def _bounds(draws: Array, dialogues: NDArray[np.int64]) -> list[tuple[float, float]]:
-    """The interval of each measure's draws (RESAMPLES, M); NaN where fewer than two dialogues have the measure.
-
-    Resamples without any dialogue that has it say nothing of it. A draw that is infinite leaves no interval either.
-    """
-    bounds = []
-    for column, having in zip(draws.T, dialogues, strict=True):
-        said = column[~np.isnan(column)]
-        sure = having > 1 and said.size and np.isfinite(said).all()
-        low, high = np.quantile(said, TAILS) if sure else (math.nan, math.nan)
-        bounds.append((float(low), float(high)))
-    return bounds
 
 
 def _plain(value: float) -> float | None:

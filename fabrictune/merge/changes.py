@@ -89,7 +89,10 @@ def edit(change: Change, tensor: Tensor, adapter: Adapter) -> Edit:
             total = (magnitude[start:stop] / torch.linalg.norm(total, dim=1)).view(-1, 1) * total
         weight.copy_(total)
         if dtype == torch.float16 and not weight.isfinite().all():  # which ends at 65,504
-            raise ValueError(f"{tensor.file}: merged, {tensor.name} has numbers too large for float16")
+            raise ValueError(
+                f"{tensor.file}: merged, {tensor.name} has numbers too large for float16; convert the base to bfloat16 "
+                "first"
+            )
 
     return apply
 
@@ -196,7 +199,10 @@ def _require_all(adapter: Adapter, changes: Mapping[str, Change], tensors: Mappi
 def _require_finite(adapter: Adapter) -> None:
     for name in adapter.shapes:
         if not all(block.isfinite().all() for block in _blocks(name, adapter)):
-            raise ValueError(f"the adapter {adapter.path} is broken: {name} has NaN or infinite numbers")
+            raise ValueError(
+                f"the adapter {adapter.path} is broken: {name} has NaN or infinite numbers; take an earlier "
+                "checkpoint, or train anew with a lower train.learning_rate"
+            )
 
 
 def _blocks(name: str, adapter: Adapter) -> Iterator[torch.Tensor]:

@@ -70,7 +70,9 @@ def merge(config: Config) -> None:
     model_card.keep(stage.folder, facts)
     written = sorted(path for path in folder.rglob("*") if path.is_file())
     stage.finish(files=[str(path.relative_to(folder)) for path in written], bytes=_size(written), adapter=str(adapter))
-    logger.info("wrote %s; next: %s", folder, command("serve.py", config))
+    logger.info("wrote %s", folder)
+    for line in record.closing(config.run_folder):
+        logger.info(line)
 
 
 def _adapter(config: Config) -> Path:
@@ -107,16 +109,6 @@ def _warn_of_other_base(prepared: Prepared, id: str) -> None:
     named = prepared.adapter.config.base_model_name_or_path
     if named and named != id and Path(named).expanduser().resolve() != prepared.base.resolve():
         logger.warning("%s says that it was trained on %s; it is merged into %s", prepared.adapter.path, named, id)
-
-
-def merge_folders(base: Path, adapter: Path, target: Path) -> None:
-    """Writes the merged model to `target`, which appears whole or not at all.
-
-    Raises as `prepare`, `aside` and `write` do.
-    """
-    prepared = prepare(base, adapter)
-    with aside(target) as folder:
-        write(prepared, folder)
 
 
 @contextmanager
@@ -247,7 +239,8 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"the merged model takes {needed:,} bytes, but on the disk of {folder.parent} only {free:,} are free"
+            f"the merged model takes {needed / 1e9:,.2f} GB, but on the disk of {folder.parent} only {free / 1e9:,.2f} "
+            "GB are free; make room, or move the run to another disk and give outputs=FOLDER"
         )
 
 

@@ -146,7 +146,10 @@ def reply_end(tokenizer: PreTrainedTokenizerBase) -> int:
     answered = tokenizer.apply_chat_template([question, {"role": "assistant", "content": _PROBE}], tokenize=False)
     tail = answered.removeprefix(asked).removeprefix(_PROBE)
     if len(tail) in (0, len(answered)):
-        raise ValueError("the chat template does not end an assistant's message with a token of its own")
+        raise ValueError(
+            f"{tokenizer.name_or_path}: its chat template does not end an assistant's message with a token of its own; "
+            "choose another model="
+        )
     end: int = tokenizer(tail, add_special_tokens=False)["input_ids"][0]
     return end
 

@@ -51,10 +51,10 @@ def _is_adapted(mlp: nn.Module) -> bool:
     return isinstance(mlp.act_fn, SiLUActivation) and all(isinstance(layer, lora.FusedLinear) for layer in layers)
 
 
-def _norm(norm: nn.Module, x: Tensor) -> Tensor:
-    if x.device.type != "cpu":
-        return type(norm).forward(norm, x)
-    return _Norm.apply(x, norm.weight, norm.variance_epsilon)
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    is_ours = x.device.type == "cpu"
+    out: Tensor = _Norm.apply(x, norm.weight, norm.variance_epsilon) if is_ours else type(norm).forward(norm, x)
+    return out
 
 
 class _Norm(torch.autograd.Function):
@@ -78,21 +78,24 @@ class _Norm(torch.autograd.Function):
         return slope.addcmul_(unit, share).mul_(scale).to(x.dtype), None, None
 
 
-def _mlp(mlp: nn.Module, x: Tensor) -> Tensor:
-    layers = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    layers: tuple[lora.FusedLinear, ...] = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    out: Tensor
     if x.device.type != "cpu" or not all(layer.is_fused for layer in layers):
-        return type(mlp).forward(mlp, x)
+        out = type(mlp).forward(mlp, x)
+        return out
     flat = x.to(mlp.up_proj.base_layer.weight.dtype).reshape(-1, x.shape[-1])
     like = flat.new_empty(1).expand(len(flat), mlp.down_proj.in_features)
     weights = [layer.weights(seen) for layer, seen in zip(layers, (flat, flat, like), strict=True)]
-    return _Gated.apply(flat, [layer.factor for layer in layers], *chain.from_iterable(weights)).view(x.shape)
+    out = _Gated.apply(flat, [layer.factor for layer in layers], *chain.from_iterable(weights))
+    return out.view(x.shape)
 
 
 class _Gated(torch.autograd.Function):
     """down(silu(gate(x)) * up(x)), each with its adapter; keeps x, gate and up, and makes the rest again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factors: list[float], *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factors: list[float], *tensors: Any) -> Tensor:
         gate, up, down = (lora.Weights(*part) for part in (tensors[place : place + 5] for place in (0, 5, 10)))
         gates, gate_inner = lora.forward(x, gate, factors[0])
         ups, up_inner = lora.forward(x, up, factors[1])
@@ -107,6 +110,7 @@ class _Gated(torch.autograd.Function):
         x, gates, ups, gate_inner, up_inner, down_inner, *tensors = ctx.saved_tensors
         gate, up, down = (lora.Weights(*part) for part in (tensors[place : place + 5] for place in (0, 5, 10)))
         active = functional.silu(gates)
+        slope: Any  # a tensor, since it is asked for
         slope, *for_down = lora.backward(grad, active * ups, down_inner, down, ctx.factors[2], True)
         wants_x = ctx.needs_input_grad[0]
         total, *for_up = lora.backward(active.mul_(slope), x, up_inner, up, ctx.factors[1], wants_x)

@@ -7,7 +7,7 @@ whatever the dtype of the adapter, and keeps its input and the r numbers a token
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft.tuners.lora.layer import Linear
@@ -50,8 +50,10 @@ def _is_plain(layer: Linear) -> bool:
     return isinstance(dropout, nn.Dropout | nn.Identity)
 
 
-class FusedLinear(Linear):  # type: ignore[misc]
+class FusedLinear(Linear):
     """peft's LoRA layer, computed by `adapted`; it falls back on peft's forward whenever its state asks for more."""
+
+    base_layer: nn.Linear
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or not self.is_fused:
@@ -73,13 +75,15 @@ class FusedLinear(Linear):  # type: ignore[misc]
     @property
     def factor(self) -> float:
         """What B's part counts: LoRA's scaling, and what dropout makes up for."""
-        return self.scaling[self.active_adapters[0]] / (1 - self.rate)
+        scaling: float = self.scaling[self.active_adapters[0]]
+        return scaling / (1 - self.rate)
 
     def weights(self, x: Tensor) -> Weights:
         """The layer's weights for an input, with the mask of its dropout drawn."""
         base, name = self.base_layer, self.active_adapters[0]
+        a, b = cast(nn.Linear, self.lora_A[name]), cast(nn.Linear, self.lora_B[name])
         keep = kept(x, self.rate) if self.rate else None
-        return Weights(base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, keep)
+        return Weights(base.weight, base.bias, a.weight, b.weight, keep)
 
 
 def adapted(x: Tensor, weights: Weights, factor: float) -> Tensor:
@@ -87,7 +91,8 @@ def adapted(x: Tensor, weights: Weights, factor: float) -> Tensor:
 
     Differentiable in x, a and b.
     """
-    return _Adapted.apply(x, factor, *weights)
+    out: Tensor = _Adapted.apply(x, factor, *weights)
+    return out
 
 
 def kept(x: Tensor, rate: float) -> Tensor:
@@ -128,7 +133,7 @@ def backward(
 
 class _Adapted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float, *weights: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factor: float, *weights: Any) -> Tensor:
         out, inner = forward(x.reshape(-1, x.shape[-1]), Weights(*weights), factor)
         ctx.save_for_backward(x, inner, *weights)
         ctx.factor = factor

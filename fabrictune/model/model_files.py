@@ -1,4 +1,4 @@
-"""Where a model's files lie: a folder, a hub's cache, or our own cache for one that has to be made a folder of first.
+"""Where a model's files lie: a folder, a hub's cache, or our own cache for one that has to be made first.
 
 Imports no torch, so that convert.py can ask for a tokenizer in a second.
 """
@@ -91,8 +91,6 @@ def _from_hub(id: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import IncompleteSnapshotError
 
     ways = "log in or go online, or put the model's files into a folder and use model=folder model.id=FOLDER"
-    if patterns == TEXTS:
-        ways += ", or, for convert.py, count characters with data.count_tokens=false"
     try:
         found = Path(snapshot_download(id, revision=revision, allow_patterns=list(patterns)))
     except (OSError, HTTPError) as error:

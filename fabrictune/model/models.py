@@ -55,7 +55,7 @@ def load(folder: Path, dtype: str, attention: str, quantization: str = "none", l
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"{folder}: transformers has no model type '{kind}', and its own code is not run")
-    model = AutoModelForCausalLM.from_pretrained(
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation=attention, **_quantized(quantization, dtype)
     )
     if liger:
@@ -81,9 +81,9 @@ def attach(
     if targets != "all-linear":
         _require_targets(base, targets)
     torch.manual_seed(seed)
+    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha}  # peft says that alpha is an int, and takes any number
     model = get_peft_model(
-        base,
-        LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"),
+        base, LoraConfig(**settings, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
     )
     lora.fuse(model)
     kernels.fuse(model)

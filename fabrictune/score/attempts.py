@@ -1,4 +1,4 @@
-"""What a model meant by a reply: the call that the client finds in it, and how one that it cannot run is malformed.
+"""What a model meant by a reply: the call that the client finds in it, and how a broken one is malformed.
 
 The ways of being malformed have the names of `measures.MALFORMED`.
 """

@@ -13,12 +13,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
-from rapidfuzz.distance import LCSseq
-
 from fabrictune import protocol
 from fabrictune.dialogue import Attempt, Dialogue, Json, Turn
-
-CHARACTERS = 50_000  # of an answer, above 10,000 tokens; an answer of a million would take seconds
+from fabrictune.score.likeness import CHARACTERS, words
 
 DENIAL = re.compile(
     r"\b(?:can ?not|can't|could not|couldn't)\s{1,9}(?:\w{1,20}ly\s{1,9})?(?:access|answer|assist|book|check|complete"
@@ -179,9 +176,9 @@ def repeats(answer: str, messages: Iterable[str]) -> bool:
 
     Three words and less, such as "Good morning!", may well be said back.
     """
-    said = "".join(TOKEN.findall(answer[:CHARACTERS].lower()))
-    heard = [tokens for message in messages if len(tokens := TOKEN.findall(message.lower())) > 3]
-    return any(said and not said.replace("".join(tokens), "") for tokens in heard)
+    said = "".join(words(answer[:CHARACTERS]))
+    heard = [spoken for message in messages if len(spoken := words(message)) > 3]
+    return any(said and not said.replace("".join(spoken), "") for spoken in heard)
 
 
 def _unfounded(answer: str, told: str) -> Iterator[str]:
@@ -313,19 +310,3 @@ def _lengths(values: Iterable[Json]) -> Iterator[int]:
             yield len(value)
         if isinstance(value, list | dict):
             yield from _lengths(value.values() if isinstance(value, dict) else value)
-
-
-# Likeness
-
-TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
-
-
-def rouge_l(expected: str, answer: str) -> float:
-    """ROUGE-L's F-measure (Lin 2004) over words, numbers and single Chinese characters in lower case, from 0 to 1.
-
-    The package rouge-score gives the same on such tokens, but takes 4 s to import: its nltk imports SciPy.
-    """
-    left, right = TOKEN.findall(expected.lower()), TOKEN.findall(answer[:CHARACTERS].lower())
-    if not left or not right:
-        return float(expected.strip() == answer.strip())
-    return 2 * LCSseq.similarity(left, right) / (len(left) + len(right))

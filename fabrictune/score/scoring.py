@@ -14,7 +14,7 @@ from fabrictune import protocol
 from fabrictune.dialogue import Attempt, Dialogue, Json, Played, Reply, same_json
 from fabrictune.measures import KINDS, MALFORMED
 from fabrictune.protocol import Dialect
-from fabrictune.score import attempts, grounding
+from fabrictune.score import attempts, grounding, likeness
 
 CALL_KINDS = ("no_call", "wrong_arguments", "wrong_tool")  # failures that only a call that was due can have
 ANSWER_KINDS = ("bad_summary", "made_up")  # and those that only an answer can have
@@ -97,7 +97,7 @@ def judge(dialogue: Dialogue, number: int, played: Played, dialect: Dialect) -> 
         _in_order(kinds, KINDS),
         _in_order({one.malformed for one in tries}, MALFORMED),
         tuple(_step(call, made.attempt if made else None) for call, made in _aligned(due, tries) if call),
-        _measures(first, kinds, checked, grounding.rouge_l(turn.answer, answer) if answer is not None else 0.0),
+        _measures(first, kinds, checked, likeness.rouge_l(turn.answer, answer) if answer is not None else 0.0),
     )
 
 
@@ -125,7 +125,7 @@ def judge_reply(expected: str, reply: Reply, dialect: Dialect, offered: Collecti
         _in_order({tried.malformed} if tried else (), MALFORMED),
         _step(due, attempt) if due else None,
         attempt.name if attempt else None,
-        None if due else 0.0 if tried else grounding.rouge_l(expected, reply.text),
+        None if due else 0.0 if tried else likeness.rouge_l(expected, reply.text),
     )
 
 

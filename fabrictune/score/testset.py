@@ -43,7 +43,10 @@ def read(path: Path, limit: int | None = None) -> list[TestDialogue]:
     texts = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a string, at U+2028
     lines = [(number, text) for number, text in enumerate(texts, start=1) if text.strip()]
     if not lines:
-        raise ValueError(f"{path} holds no dialogue to test with; raise data.test_ratio and convert again")
+        raise ValueError(
+            f"{path} holds no dialogue to test with; raise data.test_ratio, or, where all rows are general chat or end "
+            "with a call (xLAM), add a source that is tested on, and convert again"
+        )
     return [_parse(path, number, text) for number, text in spaced(lines, limit)]
 
 

@@ -1,4 +1,4 @@
-"""The tools on offer -> what a server lets a model write: calls that name one of them, with arguments on one line.
+"""The tools on offer -> what a server lets a model write: calls that name one of them.
 
 Grammars are xgrammar's: a structural tag around one grammar in EBNF, whose rules for a tool's arguments its own
 converter makes from the JSON schema. Its structural tag for JSON schemas cannot be used, because it allows line breaks

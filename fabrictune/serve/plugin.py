@@ -1,4 +1,4 @@
-"""vLLM's tool parsers "agentfabric" and "agentfabric_v072": `tools=` for a model that speaks AgentFabric's format.
+"""vLLM's tool parsers "agentfabric" and "agentfabric_v072": `tools=` answered in AgentFabric's format.
 
 vLLM loads this file by its path, with fabrictune installed or on PYTHONPATH:
 
@@ -21,6 +21,7 @@ Written against vLLM 0.32: a parser whose `engine_based_streaming` is true is to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from vllm.entrypoints.generate.base.protocol import (
     DeltaFunctionCall,
@@ -75,7 +76,8 @@ class AgentFabricToolParser(ToolParser):
     ) -> StructuralTag | None:
         # vLLM limits calls to one inside the lists of a tag; here what follows the first call is no such list.
         self.structural_tag_model = _SINGLE if request.parallel_tool_calls is False else _REPEATED
-        return super().get_structural_tag(request, reasoning=reasoning, strict_level=strict_level)
+        tag: StructuralTag | None = super().get_structural_tag(request, reasoning=reasoning, strict_level=strict_level)
+        return tag
 
     def extract_tool_calls(self, model_output: str, request: Request) -> ExtractedToolCallInformation:
         if not _is_read(request):
@@ -124,28 +126,19 @@ def _is_read(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
-@register_vllm_structural_tag(_REPEATED)
-def repeated_calls(
+def _tag(
     tools: list[FunctionToolParam],
     builtin_tools: list[BuiltinToolParam],
     tool_choice: str,
     reasoning: bool,
     token_suffix: str = "",
+    *,
+    may_repeat: bool,
 ) -> StructuralTag:
-    return _tag(tools, tool_choice, may_repeat=tool_choice != "forced")
-
-
-@register_vllm_structural_tag(_SINGLE)
-def single_call(
-    tools: list[FunctionToolParam],
-    builtin_tools: list[BuiltinToolParam],
-    tool_choice: str,
-    reasoning: bool,
-    token_suffix: str = "",
-) -> StructuralTag:
-    return _tag(tools, tool_choice, may_repeat=False)
-
-
-def _tag(tools: list[FunctionToolParam], tool_choice: str, may_repeat: bool) -> StructuralTag:
     offered = [(tool.function.name, tool.function.parameters) for tool in tools]
+    may_repeat = may_repeat and tool_choice != "forced"
     return grammars.structural_tag(offered, must_call=tool_choice != "auto", may_repeat=may_repeat)
+
+
+register_vllm_structural_tag(_REPEATED)(partial(_tag, may_repeat=True))
+register_vllm_structural_tag(_SINGLE)(partial(_tag, may_repeat=False))

@@ -1,4 +1,4 @@
-"""AgentFabric's own requests, whose tools stand in the system text: the calls in their replies bounded by a grammar.
+"""AgentFabric's own requests: the calls in their replies bounded by a grammar of the tools in their text.
 
 They carry no `tools`, so the server's tool parser never sees them, and the client sends no grammar. This stands before
 vLLM's app, reads the tools out of the system message as training data is read, and puts the grammar into the request.

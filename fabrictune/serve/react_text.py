@@ -1,4 +1,4 @@
-"""A ReAct prompt in one user message, as qwen-agent's ReActChat writes it, told in AgentFabric's words, and its reply.
+"""A ReAct prompt, as qwen-agent's ReActChat writes it, told in AgentFabric's words, and its reply.
 
 The model was trained on AgentFabric's requests and on no such prompt. The tools are read as training data of that kind
 is (format ms_agent): each needs a JSON schema, so that a prompt without (langchain's own) cannot be read.

@@ -98,17 +98,17 @@ def adapter_rank(name: str, folder: Path, model: Path) -> int:
 def _check_kind(settings: dict[str, Any]) -> None:
     """Raises ValueError naming what the adapter has that vLLM 0.32 does not serve, or what it lacks."""
     if settings.get("peft_type", "LORA") != "LORA":
-        raise ValueError(f"peft_type {settings['peft_type']}")
+        raise ValueError(f"its settings say peft_type={settings['peft_type']}")
     if missing := [key for key in NEEDED if key not in settings]:
         raise ValueError(f"its settings have no {missing[0]}")
     for key in REFUSED:
         if settings.get(key):
-            raise ValueError(f"{key}={settings[key]}")
+            raise ValueError(f"its settings say {key}={settings[key]}")
     if (settings.get("bias") or "none") != "none":
-        raise ValueError(f"bias={settings['bias']}")
+        raise ValueError(f"its settings say bias={settings['bias']}")
     init = settings.get("init_lora_weights")
     if isinstance(init, str) and init.lower() not in PLAIN_INITS:  # others have changed the base as well
-        raise ValueError(f"init_lora_weights={init}")
+        raise ValueError(f"its settings say init_lora_weights={init}")
 
 
 def _check_fit(adapter: dict[str, tuple[int, ...]], model: Path) -> None:

@@ -1,4 +1,4 @@
-"""A chat template by which a model that was trained on AgentFabric's requests answers the OpenAI interface's `tools=`.
+"""A chat template by which a model of AgentFabric's requests answers the OpenAI interface's `tools=`.
 
 A request with tools becomes the very messages that AgentFabric's client would send for it (`tools.jinja`, which
 computes in a template what `protocol` does here), and the model's own template makes the prompt of them. A request

@@ -1,4 +1,4 @@
-"""A reply in AgentFabric's format -> what OpenAI's interface says of it: content and tool calls, also as it streams.
+"""A reply in AgentFabric's format -> content and tool calls of OpenAI's interface, also as it streams.
 
 One reader serves both generations of the client: a call that either of them can run is read here with the same name and
 arguments. Where both would run something that no model meant, this reader is stricter: a call ends with its arguments'

@@ -26,11 +26,15 @@ VOLTA = (7, 0)  # the first that Triton compiles for
 
 @dataclass(frozen=True)
 class Machine:
-    """`capability` is the CUDA compute capability of its weakest GPU, None without one; `packages` optional ones."""
+    """`capability` is the CUDA compute capability of its weakest GPU, `memory` the bytes of its smallest one.
+
+    Both are None without a GPU. `packages` are the optional ones that are installed.
+    """
 
     capability: tuple[int, int] | None = None
     packages: frozenset[str] = frozenset()
     compiler: bool = True
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def machine() -> Machine:
         capability=min(map(torch.cuda.get_device_capability, gpus), default=None),
         packages=frozenset(name for name, there in installed.items() if there),
         compiler="CC" in os.environ or any(map(shutil.which, ("clang", "gcc"))),  # as triton looks for one
+        memory=min((torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus), default=None),
     )
 
 
@@ -104,7 +109,7 @@ def _attention(wanted: Wanted, machine: Machine) -> tuple[str, tuple[str, ...]]:
         return wanted.attention, ()
     if machine.capability is None:
         return "tree", ()
-    notes = []
+    notes: list[str] = []
     for best in ("flex",) if wanted.packing == "tree" else ("flash", "flex"):
         problem = _attention_problem(best, wanted, machine)
         if not problem:

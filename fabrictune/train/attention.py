@@ -129,8 +129,15 @@ def tree_attention(
     """
     if blocks is None:
         raise ValueError(f"{NAME} attends over packed rows only: pass blocks=tree(row)")
-    if dropout or softcap is not None or s_aux is not None:
-        raise ValueError(f"{type(module).__name__} has attention dropout, soft caps or sinks, which {NAME} has not")
+    if dropout:
+        raise ValueError(
+            f"{type(module).__name__} has a dropout of attention, which {NAME} has not; give train.attention=sdpa"
+        )
+    if softcap is not None or s_aux is not None:
+        lacking = "sinks" if softcap is None else "soft caps"
+        raise ValueError(
+            f"{type(module).__name__} has {lacking} of attention, which {NAME} has not; choose another model="
+        )
     if sliding_window is not None and blocks.depth > sliding_window:
         raise ValueError(
             f"{blocks.depth} tokens are more than the model's window of {sliding_window}; lower data.max_length"
@@ -225,9 +232,10 @@ def device_of(model: torch.nn.Module) -> torch.device:
 
 def inner(model: torch.nn.Module) -> Any:
     """The transformers model inside what DDP, DeepSpeed and peft put around it."""
-    while hasattr(model, "module"):
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    found: Any = model
+    while hasattr(found, "module"):
+        found = found.module
+    return found.get_base_model() if hasattr(found, "get_base_model") else found
 
 
 AttentionInterface.register(NAME, tree_attention)

@@ -188,7 +188,11 @@ def evaluation_rows(
 
     Raises ValueError naming the file and the way out if there is none.
     """
-    way_out = "raise data.test_ratio, or add a source that is tested on, and convert again"
+    way_out = (
+        "nothing was kept for tests: general chat, and rows whose last call has no result (xLAM), are only trained on; "
+        "if there are other rows raise data.test_ratio, else add a source such as '+data.mix.more={source: synthetic, "
+        "count: 500}', and convert again with overwrite=true"
+    )
     numbers, starts = _fitting(tokens, max_length, way_out)
     # Evenly over the file, so that seen and unseen tools both count.
     step = 1 if dialogues is None else max(1, math.ceil((len(starts) - 1) / dialogues))

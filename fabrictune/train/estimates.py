@@ -1,13 +1,10 @@
-"""What a training run will need: memory a GPU, floating point operations, hours. Estimates, and each says of what."""
+"""What a training run will need, estimated: memory a GPU, floating point operations, hours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from fabrictune.train import loss, zero
 from fabrictune.train.footprint import Footprint, Parameters
@@ -15,6 +12,7 @@ from fabrictune.train.footprint import Footprint, Parameters
 GIB = 2**30
 # Of the card's memory the driver keeps some: torch sees 79.1 of an A100's 80 GiB, 23.5 of an RTX 4090's 24.
 CARDS = {24: int(23.5 * GIB), 40: int(39.4 * GIB), 80: int(79.1 * GIB)}
+ASSUMED = 80  # the card that is asked for where no GPU is here to be asked: the tutorial's
 CONTEXT = GIB  # CUDA's context, kernels, cuBLAS' and NCCL's buffers
 # What the allocator cannot use for rounding and fragments, of what comes and goes within a step.
 FRAGMENTS = 0.1
@@ -89,10 +87,6 @@ PARTS = {
     "fragments": "lost to fragments",
     "context": "CUDA itself",
 }
-HOURS_OF = (
-    "{:.2e} floating point operations at an assumed share of the peak; without loading, evaluating and saving. "
-    "The tutorial's own run of 2 h 14 min on 8 A100s reached 0.16 with all of these."
-)
 
 
 def memory(
@@ -146,16 +140,27 @@ def stages(parameters: Parameters, footprint: Footprint, gpus: int, **options: A
     return [memory(parameters, footprint, gpus, stage, offload, **options) for stage, offload in ways]
 
 
-def problems(chosen: Memory, others: Iterable[Memory], card: int = 80) -> list[str]:
-    """A sentence if the chosen way does not fit a card of that many GB, with the ways that do."""
-    if chosen.total <= CARDS[card]:
+def card(memory: int | None) -> tuple[int, str]:
+    """The bytes to compute in of the GPUs in question, and their name: those here, of which the smallest has `memory`.
+
+    Where there is none, a card of ASSUMED GB.
+    """
+    if memory is not None:
+        return memory, f"the {gib(memory)} GiB of the smallest GPU here"
+    return CARDS[ASSUMED], f"a card of {ASSUMED} GB, taken since no GPU is here"
+
+
+def problems(chosen: Memory, others: Iterable[Memory], here: int | None = None) -> list[str]:
+    """A sentence if the chosen way does not fit the `card` of a machine with `here` bytes, with the ways that do."""
+    usable, name = card(here)
+    if chosen.total <= usable:
         return []
-    fitting = [other.label for other in others if other.total <= CARDS[card]]
+    fitting = [other.label for other in others if other.total <= usable]
     way = f"what fits: {'; '.join(fitting)}" if fitting else "no ZeRO stage does; choose fewer train.row_tokens"
     if not fitting:
         way += ", train.gradient_checkpointing=true, train.quantization=nf4, or more GPUs"
-    need = f"{chosen.label} needs about {_gib(chosen.total)} GiB a GPU"
-    return [f"{need}, which does not fit {card} GB; {way}"]
+    need = f"{chosen.label} needs about {gib(chosen.total)} GiB a GPU"
+    return [f"{need}, which does not fit {name}; {way}"]
 
 
 def forward_flops(parameters: Parameters, tokens: int, terms: int, pairs: int) -> int:
@@ -186,58 +191,9 @@ def hours(operations: int, gpus: int, device: str) -> float:
     return operations / (gpus * DEVICES[device].peak * DEVICES[device].utilisation) / 3600
 
 
-def report(
-    name: str,
-    sources: Mapping[str, Mapping[str, Any]],
-    schedule: Mapping[str, Any],
-    parameters: Parameters,
-    memories: Sequence[Memory],
-    chosen: Memory,
-    operations: int,
-    deepspeed: Mapping[str, Any] | None,
-    refusals: Sequence[str],
-) -> dict[str, Any]:
-    """The whole estimate as plain values for JSON: bytes, operations, hours.
-
-    `sources` maps a data source to its counts (rows, tokens, ...), `schedule` has the run's steps, batch and the like.
-    `operations` are those of the whole run, 0 if its data are not known yet: then there are no hours.
-    """
-    return {
-        "name": name,
-        "sources": {source: dict(counts) for source, counts in sources.items()},
-        "schedule": dict(schedule),
-        "parameters": {**asdict(parameters), "trainable_share": parameters.trainable / parameters.base},
-        "memory": [
-            {**asdict(each), "total": each.total, "card": each.card, "label": each.label, "chosen": each == chosen}
-            for each in ([] if chosen in memories else [chosen]) + list(memories)
-        ],
-        "flops": operations,
-        "hours": [
-            {"device": device, "gpus": gpus, "utilisation": known.utilisation, "hours": hours(operations, gpus, device)}
-            for device, known in DEVICES.items()
-            for gpus in (1, 8)
-            if operations
-        ],
-        "deepspeed": dict(deepspeed) if deepspeed else None,
-        "problems": list(refusals),
-    }
-
-
-def show(estimate: Mapping[str, Any], console: Console) -> None:
-    """Prints what `report` returned as tables."""
-    if estimate["sources"]:
-        console.print(_sources(estimate["sources"]))
-    console.print(_schedule(estimate))
-    console.print(_memories(estimate["memory"]))
-    if estimate["hours"]:
-        console.print(_hours(estimate))
-    if estimate["deepspeed"]:
-        console.print("DeepSpeed's settings:", style="bold")
-        console.print_json(data=estimate["deepspeed"])
-    for problem in estimate["problems"]:
-        console.print(f"refused: {problem}", style="bold red", markup=False)
-    if not estimate["problems"]:
-        console.print("Nothing would be refused.")
+def gib(size: int) -> str:
+    """So many bytes, in GiB."""
+    return f"{size / GIB:.2f}"
 
 
 def _base_bytes(parameters: Parameters, size: int, quantization: str) -> int:
@@ -252,64 +208,3 @@ def _bucket_bytes(parameters: Parameters, gpus: int, stage: int | None, size: in
         return parameters.trainable * 4 if gpus > 1 else 0
     elements = {0: 0, 1: 2 * zero.BUCKET, 2: 2 * zero.BUCKET, 3: 3 * parameters.hidden**2}
     return elements[stage] * size
-
-
-def _sources(sources: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table(title="Data")
-    table.add_column("source")
-    columns = list(dict.fromkeys(column for counts in sources.values() for column in counts))
-    for column in columns:
-        table.add_column(column, justify="right")
-    for source, counts in sources.items():
-        table.add_row(source, *(_count(counts.get(column, "-")) for column in columns))
-    return table
-
-
-def _schedule(estimate: Mapping[str, Any]) -> Table:
-    table = Table(title=estimate["name"], show_header=False)
-    known = estimate["parameters"]
-    rows = {
-        **estimate["schedule"],
-        "parameters": known["base"],
-        "trainable parameters": f"{known['trainable']:,} ({known['trainable_share']:.2%})",
-    }
-    for name, value in rows.items():
-        table.add_row(name.replace("_", " "), _count(value))
-    return table
-
-
-def _memories(memories: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(
-        title="Memory of a GPU at its fullest moment, GiB (estimate)", caption="* is what the config says", min_width=60
-    )
-    table.add_column("")
-    for each in memories:
-        heading = f"{each['label']}{' *' if each['chosen'] else ''}".replace(", ", "\n").replace(" and ", "\nand ")
-        table.add_column(heading, justify="right", style="bold" if each["chosen"] else None)
-    for part, name in PARTS.items():
-        table.add_row(name, *(_gib(each[part]) for each in memories))
-    table.add_section()
-    table.add_row("total", *(_gib(each["total"]) for each in memories))
-    table.add_row("fits", *("no card" if each["card"] is None else f"{each['card']} GB" for each in memories))
-    table.add_row("in the machine's memory", *(_gib(each["host"]) for each in memories))
-    return table
-
-
-def _hours(estimate: Mapping[str, Any]) -> Table:
-    table = Table(title="Hours of training (estimate)", caption=HOURS_OF.format(estimate["flops"]), min_width=60)
-    counts = sorted({row["gpus"] for row in estimate["hours"]})
-    for column in ("GPU", "share of its peak", *(f"{count} GPU{'s' * (count > 1)}" for count in counts)):
-        table.add_column(column, justify="left" if column == "GPU" else "right")
-    for device in dict.fromkeys(row["device"] for row in estimate["hours"]):
-        rows = {row["gpus"]: row for row in estimate["hours"] if row["device"] == device}
-        share = next(iter(rows.values()))["utilisation"]
-        table.add_row(device, f"{share:.2f}", *(f"{rows[count]['hours']:.1f}" for count in counts))
-    return table
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f}"

@@ -1,4 +1,4 @@
-"""What a GPU's attention kernels are told of a packed row: flex_attention a tree's block mask, flash the sequences.
+"""What a GPU's attention kernels are told of a packed row: a tree's block mask, or the sequences.
 
 Checked on a CPU against torch's own block mask and transformers' own sequence bounds; not yet run on a GPU.
 """

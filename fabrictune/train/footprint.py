@@ -63,14 +63,16 @@ def settings_of(architecture: Mapping[str, Any] | Path) -> dict[str, Any]:
 
     Raises ValueError if transformers has no such dense model.
     """
-    place = architecture / "config.json" if isinstance(architecture, Path) else "model.architecture"
-    known = json.loads(place.read_text(encoding="utf-8")) if isinstance(place, Path) else dict(architecture)
+    place, known = "model.architecture", architecture
+    if isinstance(known, Path):
+        place = str(known / "config.json")
+        known = json.loads(Path(place).read_text(encoding="utf-8"))
     kind = known.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"{place}: transformers has no model type '{kind}'")
     if any(known.get(name) for name in EXPERTS):
         raise ValueError(f"{place}: '{kind}' is a mixture of experts; only dense models are estimated")
-    return known
+    return dict(known)
 
 
 def parameters(architecture: Mapping[str, Any] | Path, rank: int, targets: str | list[str]) -> Parameters:
@@ -218,7 +220,8 @@ class _Fused(torch.autograd.Function):
 def _attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **_: Any
 ) -> tuple[torch.Tensor, None]:
-    return _Fused.apply(query, key, value).transpose(1, 2).contiguous(), None
+    output: torch.Tensor = _Fused.apply(query, key, value)
+    return output.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION, _attention)

@@ -162,7 +162,7 @@ def _outcome(kind: str, count: int, code: int, silent: Mapping[int, int], notes:
     if failed and code >= 0:
         raise _said(failed[0], notes)
     if code or not result.exists():
-        raise _unclear(kind, count, code, left)
+        raise _unclear(kind, count, code, left, notes.parent)
     results = json.loads(result.read_text(encoding="utf-8"))
     shutil.rmtree(notes, ignore_errors=True)
     for log in notes.parent.glob("rank-*.log"):
@@ -193,7 +193,8 @@ def _killed(rank: int, number: int) -> RankFailed:
     return RankFailed(f"rank {rank} was killed by {signal.Signals(number).name}{hint}", 128 + number)
 
 
-def _unclear(kind: str, count: int, code: int, left: Sequence[Note]) -> RankFailed:
+def _unclear(kind: str, count: int, code: int, left: Sequence[Note], folder: Path) -> RankFailed:
+    """`folder` is where the ranks' logs lie."""
     if code < 0:
         return RankFailed(f"{kind}'s launcher was killed by {signal.Signals(-code).name}", 128 - code)
     missing = sorted(set(range(count)) - {note.number for note in left})
@@ -203,7 +204,11 @@ def _unclear(kind: str, count: int, code: int, left: Sequence[Note]) -> RankFail
             "its message, if it had one, stands above",
             code or 1,
         )
-    return RankFailed(f"the {count} ranks under {kind} left no result (exit code {code})", code or 1)
+    return RankFailed(
+        f"the {count} ranks under {kind} left no result (exit code {code}); what they said stands above and in "
+        f"{folder}/rank-*.log",
+        code or 1,
+    )
 
 
 def _torchrun(notes: Path, words: Sequence[str]) -> None:

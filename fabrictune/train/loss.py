@@ -43,7 +43,10 @@ def of_row(model: nn.Module, row: Row) -> Outcome:
         )
     nll, (own, right) = output.logits.flatten(), terms[0]
     if not torch.allclose(nll.detach(), own, rtol=0, atol=0, equal_nan=True):
-        raise ValueError(f"{type(model).__name__} scales or caps its logits after the head: the loss would be wrong")
+        raise ValueError(
+            f"{type(model).__name__} scales or caps its logits after the head: the loss would be wrong; choose another "
+            "model="
+        )
     return Outcome((nll * weights).sum(), own, right)
 
 
@@ -62,17 +65,19 @@ def _losing(head: nn.Linear, targets: Tensor) -> Iterator[list[tuple[Tensor, Ten
     Only its forward changes, so that hooks around it (ZeRO-3 gathers its weight in one), names and ties stay.
     """
     terms: list[tuple[Tensor, Tensor]] = []
+    layer: nn.Module = head  # whose forward, unlike nn.Linear's, may be any function
 
     def forward(hidden: Tensor) -> Tensor:
-        nll, right = _Terms.apply(hidden[0], head.weight, head.bias, targets)
+        losses: tuple[Tensor, Tensor] = _Terms.apply(hidden[0], head.weight, head.bias, targets)
+        nll, right = losses
         terms.append((nll.detach(), right))
         return nll[None, :, None]
 
-    head.forward = forward  # type: ignore[method-assign]
+    layer.forward = forward
     try:
         yield terms
     finally:
-        del head.forward
+        del layer.forward
 
 
 class _Terms(torch.autograd.Function):

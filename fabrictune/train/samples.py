@@ -1,4 +1,4 @@
-"""What a model in training replies to test requests, always the same ones: generated in process, greedily, and judged.
+"""What a model in training replies to test requests, always the same ones: generated greedily, and judged.
 
 A reply ends where a server would end it: at a token that ends the model's message, or before a stop string of the
 client's.
@@ -183,13 +183,14 @@ def _generate_batch(
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
     seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     device = attention.device_of(model)
-    made = attention.inner(model).generate(
+    made: torch.Tensor = attention.inner(model).generate(
         input_ids=ids.to(device),
         attention_mask=seen.to(device),
         generation_config=settings,
         stopping_criteria=StoppingCriteriaList([_StopStrings(tokenizer, stops, width)] if stops else []),
     )
-    return made[:, width:].tolist()
+    replies: list[list[int]] = made[:, width:].tolist()
+    return replies
 
 
 class _StopStrings(StoppingCriteria):

@@ -1,4 +1,4 @@
-"""HF's Trainer around packed rows: one loss for any number of ranks, whole checkpoints, curves that resume exactly.
+"""HF's Trainer around packed rows: one loss for any number of ranks, whole checkpoints, exact resumes.
 
 Trainer keeps the optimiser, the schedule, ranks, DeepSpeed and what a checkpoint holds. Here is what it cannot know:
 that a batch is a set of dialogues which each rank computes in rows of its own, and that a step's loss is
@@ -22,7 +22,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from safetensors import SafetensorError
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from fabrictune.log import Clock, logger, progress
@@ -49,6 +49,8 @@ class RowTrainer(Trainer):
     has. `test_sources` names what the test rows' `term_sources` count. At every `every`-th evaluation, and at the end,
     replies to the sample are generated and judged; rank 0 hands their rows to `show`, with the step.
     """
+
+    control: TrainerControl
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class RowTrainer(Trainer):
         return None  # a Share knows the weight of its step
 
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
-        found = super()._init_training_state(*args)
+        found: tuple[int, int] = super()._init_training_state(*args)
         kept = self.state.stateful_callbacks.pop(_OURS, {})
         self.pending, self.evaluation_due = kept.get("pending", []), kept.get("evaluation_due", False)
         self.best_loss = kept.get("best_loss")
@@ -126,7 +128,7 @@ class RowTrainer(Trainer):
     def _step_loss(self, share: torch.Tensor, by_source: torch.Tensor) -> torch.Tensor:
         """The step's loss, of which each rank has a share. Notes it, and whether a rank was asked to stop."""
         mine = torch.cat([share[None], torch.tensor([float(self.stop())]).to(share), by_source.flatten().to(share)])
-        whole = self.accelerator.reduce(mine, reduction="sum")
+        whole: torch.Tensor = self.accelerator.reduce(mine, reduction="sum")
         self.stopped = bool(whole[1] > 0)
         self.pending.append([whole[0].item(), *whole[2:].tolist()])
         return whole[0]
@@ -197,7 +199,7 @@ class RowTrainer(Trainer):
         A measure of a few replies is often the same at several steps, and the first of them is the least trained.
         """
         known = self.best_loss
-        is_best = super()._determine_best_metric(metrics, trial)
+        is_best: bool = super()._determine_best_metric(metrics, trial)
         if not is_best and known is not None and metrics["eval_loss"] < known:
             is_best = metrics[self.args.metric_for_best_model] == self.state.best_metric
         if is_best:
@@ -213,8 +215,8 @@ class RowTrainer(Trainer):
 
     def _is_generation_due(self) -> bool:
         """By the step alone, so that a resumed run generates when one that was left alone does."""
-        step = self.state.global_step
-        return step >= self.state.max_steps or math.ceil(step / self.args.eval_steps) % self.every == 0
+        step, last = int(self.state.global_step), int(self.state.max_steps)
+        return step >= last or math.ceil(step / self.args.eval_steps) % self.every == 0
 
     def _generated(self, sample: samples.Sample, prefix: str) -> dict[str, float]:
         """The measures of replies that the ranks share out among them; every rank judges all and has the same."""

@@ -1,4 +1,4 @@
-"""train.py: LoRA on the converted rows. This module reads the config and puts the parts together; `trainer` trains."""
+"""train.py: LoRA on the converted rows; reads the config and puts the parts together, `trainer` trains."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from fabrictune import protocol, record
-from fabrictune.config import Config, Dtype, LauncherKind, command
+from fabrictune.config import Config, Dtype, LauncherKind, is_point
 from fabrictune.log import logger
 from fabrictune.model import models
-from fabrictune.train import accelerators, launching, planning, ranks, samples, tracking, zero
+from fabrictune.train import accelerators, launching, planning, points, ranks, samples, tracking, wandb_run, zero
 from fabrictune.train.ranks import Stop
 from fabrictune.train.trainer import CHECKPOINT, HIGHER_IS_BETTER, RowTrainer, newest_checkpoint
 
@@ -45,6 +45,7 @@ def train(config: Config) -> float | None:
     stage = record.open_stage(folder, known, overwrite=config.overwrite, resume=config.resume)
     if stage.finished:
         logger.info("%s is finished already", folder)
+        _show_points(config)
         return float(stage.run["results"]["best"])
     record.write_json(folder / "stats.json", stats)
     if config.launcher.kind is LauncherKind.single:
@@ -56,9 +57,17 @@ def train(config: Config) -> float | None:
             launcher.kind.value, launcher.gpus, script, _overrides(config), folder, planning.hostfile(config)
         )
     stage.finish(**results)
-    for line in tracking.summary(folder, results["best_step"], command("merge.py", config)):
+    for line in [*tracking.summary(folder, results["best_step"]), *record.closing(config.run_folder)]:
         logger.info(line)
+    _show_points(config)
     return float(results["best"])
+
+
+def _show_points(config: Config) -> None:
+    """Within a sweep: what has come of its points so far; after the last one that is the sweep's table."""
+    if is_point():
+        best_by = config.train.best_by.partition("/")[0]
+        points.show(config.run_folder.parent, higher_is_better=best_by in HIGHER_IS_BETTER)
 
 
 def _overrides(config: Config) -> list[str]:
@@ -192,12 +201,12 @@ def _model(config: Config, base: Path, switches: accelerators.Resolved) -> torch
 
 def _tracker(config: Config, folder: Path) -> tracking.Tracker:
     wandb = config.wandb
-    mode = tracking.chosen_mode(wandb.mode.value)
+    mode = wandb_run.chosen_mode(wandb.mode.value)
     logger.info("W&B: %s", mode)
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return tracking.Tracker(
         folder,
-        tracking.Wandb(
+        wandb_run.Wandb(
             folder,
             mode,
             wandb.project,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
-from streaming_endpoint import Endpoint, streaming
+from endpoint import Endpoint, serving
 
 from fabrictune import processes, protocol
 from fabrictune.dialogue import Message, Tool
@@ -22,7 +22,6 @@ from fabrictune.serve.chat import demo_tools
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
 ATTACK = (
     "<script>alert('x')</script><img src='http://x.example/a.png' onerror=alert(1)>![a](http://x.example/b.png) "
     "${alert(2)} {{constructor.constructor('alert(3)')()}} </pre></details>"
@@ -66,7 +65,7 @@ def endless() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Endpoint]:
-    with streaming(reply, names=("tuned", "base")) as server:
+    with serving(reply, names=("tuned", "base")) as server:
         yield server
 
 
@@ -75,7 +74,7 @@ def address(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The page's address, served by serve.py."""
     pytest.importorskip("gradio", reason="NO GRADIO: the chat page was not opened; make install")
     folder, port = tmp_path_factory.mktemp("chat"), processes.free_port()
-    words = [sys.executable, "serve.py", "serve=chat", f"serve.upstream={endpoint.url}", f"serve.port={port}"]
+    words = [sys.executable, "serve.py", "serve=chat", f"serve.upstream={endpoint.bare_url}", f"serve.port={port}"]
     words += [f"outputs={folder}", f"hydra.run.dir={folder}/hydra"]
     log = folder / "log"
     with log.open("w") as output, processes.program(words, dict(os.environ), output, grace=5) as process:

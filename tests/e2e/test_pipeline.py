@@ -17,7 +17,7 @@ import openai
 import pytest
 import requests
 import torch
-from conftest import write_tiny_model
+from conftest import tiny_run
 from safetensors.torch import load_file, save_file
 
 from fabrictune import processes, protocol
@@ -34,24 +34,8 @@ def script(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("e2e")
-    return [
-        "model=folder",
-        f"model.id={write_tiny_model(folder / 'tiny')}",
-        f"outputs={folder / 'outputs'}",
-        "name=tiny",
-        "data.mix.synthetic.count=16",
-        "data.test_ratio=0.2",
-        "data.max_length=4000",
-        "train.row_tokens=4000",
-        "train.max_steps=2",
-        "train.eval_steps=2",
-        "lora.rank=4",
-        "launcher=deepspeed",
-        "launcher.gpus=2",
-        "serve.cpu_memory_gib=1",
-        "eval.max_new_tokens=8",
-    ]
+    ranks = ["launcher=deepspeed", "launcher.gpus=2"]
+    return tiny_run(tmp_path_factory.mktemp("e2e"), *ranks, "serve.cpu_memory_gib=1", "eval.max_new_tokens=8")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_tiny_model
+from conftest import tiny_run
 
 from fabrictune.model import models
 from fabrictune.model.encoding import Encoded
@@ -124,20 +124,7 @@ def test_ligers_kernels_give_the_same_loss_and_gradients(tiny_model) -> None:
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory) -> list[str]:
     """The overrides of a run on the tiny model whose data is converted."""
-    folder = tmp_path_factory.mktemp("gpu")
-    overrides = [
-        "model=folder",
-        f"model.id={write_tiny_model(folder / 'tiny')}",
-        f"outputs={folder / 'outputs'}",
-        "name=tiny",
-        "data.mix.synthetic.count=16",
-        "data.test_ratio=0.2",
-        "data.max_length=4000",
-        "train.row_tokens=4000",
-        "train.max_steps=2",
-        "train.eval_steps=2",
-        "lora.rank=4",
-    ]
+    overrides = tiny_run(tmp_path_factory.mktemp("gpu"))
     done = subprocess.run([sys.executable, "convert.py", *overrides], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return overrides

@@ -1,4 +1,4 @@
-"""The PyPI package bfcl-eval: its questions, its checkers and its simulated APIs, without the SDKs that it asks for.
+"""The PyPI package bfcl-eval: its questions, checkers and simulated APIs, without the SDKs that it asks for.
 
 Of the package this imports the checkers and the APIs, which need nothing but mpmath. `bfcl_eval.utils`, which reads the
 data there, makes three folders in site-packages when it is imported; the files are read here instead.

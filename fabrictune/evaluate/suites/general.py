@@ -1,4 +1,4 @@
-"""The suite general: does plain chat survive, and does an agent leave its tools alone where none is needed?
+"""The suite general: does plain chat survive, and does an agent leave its tools alone where none is needed.
 
 Answers of held-out chat are given a perplexity, in the very messages that training writes of plain chat. Queries that
 need none of the tools on offer are asked as AgentFabric's client asks, once: any call in the reply is needless, also

@@ -1,4 +1,4 @@
-"""The suite toolbench: the next reply, given all that went before as it should have gone (ToolBench-Static's way).
+"""The suite toolbench: the next reply, given all that went before as it should have gone.
 
 Measures and names are those of ToolBench-Static (arXiv 2401.07324; evalscope has the code that is in use). Where that
 code slips, this does what its paper says: HalluRate is over the requests that are judged, none of which is skipped.

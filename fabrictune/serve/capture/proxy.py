@@ -1,4 +1,4 @@
-"""A recording proxy: passes requests on to an OpenAI-compatible server as they come, and keeps each chat exchange.
+"""A recording proxy: passes requests on to an OpenAI-compatible server as they come, and keeps each exchange.
 
 A reply passes chunk by chunk. Its last bytes wait until the exchange is on the disk, so that whatever a client has
 whole is in the log.

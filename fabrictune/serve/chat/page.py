@@ -13,16 +13,14 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at import: without it g
 import gradio as gr
 from fastapi import FastAPI
 from markupsafe import escape
-from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fabrictune import protocol
-from fabrictune.addresses import is_loopback, is_own
+from fabrictune.addresses import is_loopback
 from fabrictune.dialogue import Tool
 from fabrictune.formats import functions
 from fabrictune.serve.chat import cards, demo_tools
 from fabrictune.serve.chat.session import Question, Session
+from fabrictune.serve.chat.shield import Shield
 from fabrictune.serve.chat.streaming import Model, encodable
 
 Models = dict[str, Model]  # by what the page calls them
@@ -33,12 +31,6 @@ NONE = "none"
 CHOSEN = ("get_weather", "order_status", "convert_currency")
 LARGEST_FILE = 262_144  # bytes of a file of tools
 LANGUAGES = {"as the conversation": None, "English": "en", "Chinese": "zh"}
-# Nothing is fetched from elsewhere, whatever a model or a tool writes. Gradio's own scripts build functions of text.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
-)
 STYLE = (
     cards.STYLE
     + """
@@ -65,7 +57,7 @@ def application(
     With a key one logs in as USER. Raises ValueError if two tools share a name.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_WithHeaders, host=host if is_loopback(host) else None)
+    app.add_middleware(Shield, host=host if is_loopback(host) else None)
     Session(dialect).add(own)
     page = _Page(models, list_models, own, dialect)
     with gr.Blocks(title="fabrictune", analytics_enabled=False, fill_width=True) as blocks:
@@ -100,7 +92,10 @@ def read_file(name: str, content: bytes) -> tuple[Tool, ...]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: no JSON file of tools ({error})") from error
     if not tools:
-        raise ValueError(f"{name}: there is no tool in it")
+        raise ValueError(
+            f"{name}: there is no tool in it but {json.dumps(value)}; give a list of tools, each with name, "
+            "description and parameters"
+        )
     return tools
 
 
@@ -312,27 +307,3 @@ def _wish(session: Session) -> str:
 def _banner(*lines: str) -> Any:
     text = escape("\n".join(lines))
     return gr.update(value=f'<div class="ft-trouble-banner" role="alert">{text}</div>', visible=bool(lines))
-
-
-class _WithHeaders:
-    """Sends the POLICY with every answer. With a host, a web site whose name leads here is not answered."""
-
-    def __init__(self, app: ASGIApp, host: str | None) -> None:
-        self.app, self.host = app, host
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                kept = [pair for pair in message["headers"] if pair[0].lower() != b"content-security-policy"]
-                more = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
-                message = {**message, "headers": [*kept, *more]}
-            await send(message)
-
-        answer: ASGIApp = self.app
-        if self.host is not None and scope["type"] != "lifespan" and not _is_from_here(Headers(scope=scope), self.host):
-            answer = PlainTextResponse(f"This page is at {self.host} or localhost alone.", status_code=400)
-        await answer(scope, receive, guarded)
-
-
-def _is_from_here(headers: Headers, host: str) -> bool:
-    return is_own(headers.get("host"), host) and ("origin" not in headers or is_own(headers["origin"], host))

@@ -17,6 +17,7 @@ import openai
 
 from fabrictune.addresses import is_loopback, parts
 from fabrictune.dialogue import Json
+from fabrictune.record import masked
 
 CONNECT_SECONDS = 5.0  # a person waits
 READ_SECONDS = 300.0  # between two pieces; the first waits in the server's queue
@@ -43,7 +44,7 @@ class Server:
     @property
     def shown(self) -> str:
         """The address without what is secret in it."""
-        return self.url.partition("?")[0].rpartition("@")[2] if "@" in self.url else self.url.partition("?")[0]
+        return masked(self.url)
 
     @cached_property  # the look-up of a name may take seconds, and would hold up whoever else is on the loop
     def is_here(self) -> bool:
