@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,9 @@ from hydra import compose, initialize_config_dir
 from fabrictune.config import Config, typed
 from fabrictune.convert import conversion
 from fabrictune.dialogue import Exchange, Message, Span
-from fabrictune.train import accelerators, estimates, planning
+from fabrictune.train import planning
 
 ROOT = Path(__file__).resolve().parent.parent
-ARCHITECTURE = (
-    "{model_type: llama, hidden_size: 64, intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 4, "
-    "num_key_value_heads: 2, head_dim: 16, vocab_size: 300, tie_word_embeddings: true}"
-)
 
 
 def config(outputs: Path, *more: str) -> Config:
@@ -58,31 +53,6 @@ def test_a_variant_that_would_have_been_converted_otherwise_is_refused(
 def test_data_that_nobody_converted_are_asked_for_once_for_all_variants(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"make it with: python convert\.py name=default$"):
         planning.converted_folder(config(tmp_path, "variant=x"))
-
-
-def test_a_dry_run_ends_with_what_is_in_the_way_and_that_nothing_was_begun(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="1"):
-        planning.show(
-            config(tmp_path, "model=folder", f"model.id={tmp_path}/none", f"+model.architecture={ARCHITECTURE}")
-        )
-    said = capsys.readouterr().out
-    assert "refused: " in said and "python convert.py name=default\n" in said, "a command stays on one line"
-    assert f"memory is compared with │ {estimates.card(accelerators.machine().memory)[1]}" in said
-    assert said.rstrip().splitlines()[-1].startswith("Nothing was begun.")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_model_of_which_nothing_is_known_can_be_told_on_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(ValueError, match="nothing is known of the model: ") as raised:
-        planning.show(config(tmp_path, "model=folder", f"model.id={tmp_path}/none"))
-    (word,) = shlex.split(str(raised.value).partition("config.json says, as ")[2])
-    with pytest.raises(SystemExit, match="1"):
-        planning.show(config(tmp_path, "model=folder", f"model.id={tmp_path}/none", word))
-    assert "7,6" in capsys.readouterr().out, "the parameters of Qwen2.5-7B, 7.6 billion"
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,27 @@
-"""What a run of train.py takes and whether it can begin, and what `dry_run=true` says of it."""
+"""What a run of train.py takes, and whether it can begin: its data, switches, ranks, steps and refusals."""
 
 from __future__ import annotations
 
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from fabrictune import processes, protocol, record
-from fabrictune.config import GENERATED_MEASURES, MAIN, Config, Dtype, LauncherKind, Offload, Optimizer, command
+from fabrictune.config import GENERATED_MEASURES, MAIN, Config, LauncherKind, Offload, Optimizer, command
 from fabrictune.dialogue import Exchange
 from fabrictune.log import logger
 from fabrictune.model import encoding, model_files, models
 from fabrictune.train import (
     accelerators,
     batches,
-    estimates,
     footprint,
-    forecast,
     nodes,
     samples,
     tokens,
@@ -40,11 +37,6 @@ ESTIMATED = 16  # steps of an epoch whose rows are laid out to estimate the toke
 # What may be another after a resume: it changes the memory and what is shown, not what is computed.
 FREE = ("row_tokens", "gradient_checkpointing")
 FEW_STEPS, ENOUGH_STEPS = 10, 30  # what teaches next to nothing, and what is proposed instead
-# What can be typed for a model whose files are not at hand: the sizes of Qwen2.5-7B.
-ARCHITECTURE = (
-    "'+model.architecture={model_type: qwen2, hidden_size: 3584, intermediate_size: 18944, num_hidden_layers: 28, "
-    "num_attention_heads: 28, num_key_value_heads: 4, vocab_size: 152064}'"
-)
 
 
 def converted_folder(config: Config) -> Path:
@@ -212,7 +204,7 @@ def step_count(config: Config, batches: Batches) -> int:
 
 def prepare(config: Config, converted: Path) -> dict[str, Any]:
     """Makes what all ranks need, once, and refuses what they would refuse; returns what stats.json says of the data."""
-    problems = _launcher_problems(config)
+    problems = launcher_problems(config)
     if problems:
         raise ValueError("; ".join(problems))
     wandb_run.chosen_mode(config.wandb.mode.value)
@@ -222,7 +214,7 @@ def prepare(config: Config, converted: Path) -> dict[str, Any]:
     models.load_tokenizer(base)
     known = footprint.parameters(base, config.lora.rank, targets(config))
     batches = plan(config, converted, base, rank_count(config))
-    stats = _stats(batches) | {"test": _test_counts(config, converted, base)}
+    stats = epoch_stats(batches) | {"test": test_counts(config, converted, base)}
     whole = stats["all"]
     logger.info(
         "%s: %d dialogues, %d exchanges of %d tokens, %d of them trained on; about %.0f %% of an epoch's tokens are "
@@ -274,7 +266,7 @@ def few_steps(config: Config, batches: Batches) -> str:
     )
 
 
-def _test_counts(config: Config, converted: Path, tokenizer: Path) -> dict[str, int]:
+def test_counts(config: Config, converted: Path, tokenizer: Path) -> dict[str, int]:
     """What an evaluation computes. Raises ValueError if nothing can be tested, or not what train.best_by names."""
     rows, sources = test_rows(config, converted, tokenizer)
     tested = {sources[number] for row in rows for number in set(row.term_sources.tolist())}
@@ -307,7 +299,7 @@ def _require_measurable(config: Config, converted: Path, chosen: Sequence[Exchan
         )
 
 
-def _stats(batches: Batches) -> dict[str, Any]:
+def epoch_stats(batches: Batches) -> dict[str, Any]:
     """Counts of an epoch, in all and by source; what is computed and what is shared away is estimated of some steps."""
     estimate = batches.estimate(ESTIMATED)
     whole = asdict(batches.counts())
@@ -322,7 +314,8 @@ def _stats(batches: Batches) -> dict[str, Any]:
     }
 
 
-def _launcher_problems(config: Config) -> list[str]:
+def launcher_problems(config: Config) -> list[str]:
+    """What of the launcher cannot be had here, a sentence each; empty if all can."""
     launcher = config.launcher
     problems = []
     on_gpu = nodes.visible_gpus() > 0  # by NVML: asking CUDA would keep some of its memory
@@ -342,169 +335,3 @@ def _launcher_problems(config: Config) -> list[str]:
                 "the GPUs are, or give another launcher.gpus=, or launcher=single"
             )
     return problems
-
-
-def show(config: Config) -> None:
-    """Prints what the run would do, need and be refused for; needs no GPU and no weights, and no run is begun.
-
-    The data's tokens are kept for the run. Raises ValueError if nothing is known of the model, SystemExit with code 1
-    where something would be refused.
-    """
-    refusals: list[str] = []
-
-    def tried(what: Callable[[], Any]) -> Any:
-        try:
-            return what()
-        except (ValueError, OSError, RuntimeError, ImportError) as error:
-            refusals.append(str(error))
-            return None
-
-    converted = tried(lambda: converted_folder(config))
-    ranks = tried(lambda: rank_count(config)) or config.launcher.gpus or 1
-    place = tried(lambda: _texts(config))
-    architecture = place or config.model.architecture
-    if not architecture:
-        raise ValueError(
-            f"nothing is known of the model: {refusals[-1]}; or give what its config.json says, as {ARCHITECTURE}"
-        )
-    known, memories, chosen = _needs(config, architecture, ranks)
-    machine: accelerators.Machine | None = tried(machine_of_ranks)
-    memory_here = machine.memory if machine else None
-    refusals += (tried(lambda: _launcher_problems(config)) or []) + estimates.problems(chosen, memories, memory_here)
-    if machine:
-        tried(lambda: switches(config, machine))
-    tried(lambda: wandb_run.chosen_mode(config.wandb.mode.value))
-    data = counts = stats = None
-    if converted and place and (data := tried(lambda: plan(config, converted, place, ranks))):
-        counts = tried(lambda: _test_counts(config, converted, place))
-        tried(lambda: record.require_free(config.run_folder / "train", settings(config, converted), **_ways(config)))
-        stats = _stats(data)
-    schedule, operations = _schedule(config, ranks, data, stats, known)
-    schedule["memory_is_compared_with"] = estimates.card(memory_here)[1]
-    if counts and config.eval.every:
-        schedule["replies_generated_at_an_evaluation"] = counts["generated_on"]
-    if converted and not data:
-        schedule["steps"] = f"{_most_steps(config, converted):,} at most: the tokenizer, which tells, is not at hand"
-    report = forecast.report(
-        f"{config.name}/{config.variant}",
-        _sources(converted, stats),
-        schedule,
-        known,
-        memories,
-        chosen,
-        operations,
-        _deepspeed(config),
-        list(dict.fromkeys(refusals)),
-    )
-    console = Console(width=120)
-    forecast.show(report, console)
-    if data and (advice := few_steps(config, data)):
-        console.print(advice, markup=False, soft_wrap=True)
-    if refusals:
-        console.print("Nothing was begun. The tables are of as many GPUs as the config asks for.")
-        raise SystemExit(1)
-    console.print(f"Nothing was begun. Begin it with: {command('train.py', config)}", markup=False, soft_wrap=True)
-
-
-def _needs(
-    config: Config, architecture: Mapping[str, Any] | Path, ranks: int
-) -> tuple[footprint.Parameters, list[estimates.Memory], estimates.Memory]:
-    """The model's parameters, and a GPU's memory: by each of DeepSpeed's stages, and as the config has it."""
-    train, lora, dtype = config.train, config.lora, config.model.dtype.value
-    known = footprint.parameters(architecture, lora.rank, targets(config))
-    of_row = footprint.of_row(
-        architecture,
-        max(train.row_tokens, config.data.max_length),  # the longest exchange is a row of its own
-        lora.rank,
-        lora.dropout,
-        targets(config),
-        dtype,
-        train.gradient_checkpointing,
-        train.quantization.value,
-    )
-    options: dict[str, Any] = {"dtype": dtype, "quantization": train.quantization.value}
-    if train.optimizer is Optimizer.adamw_8bit:
-        options["moments"] = 2
-    launcher = config.launcher
-    stage = launcher.zero if launcher.kind is LauncherKind.deepspeed else None
-    memories = estimates.stages(known, of_row, ranks, **options)
-    return known, memories, estimates.memory(known, of_row, ranks, stage, launcher.offload.value, **options)
-
-
-def _deepspeed(config: Config) -> dict[str, Any] | None:
-    """What DeepSpeed is given, None without it."""
-    launcher = config.launcher
-    if launcher.kind is not LauncherKind.deepspeed:
-        return None
-    return zero.settings(launcher.zero, launcher.offload.value, config.model.dtype is Dtype.bfloat16)
-
-
-def _most_steps(config: Config, converted: Path) -> int:
-    """The run's steps if no exchange is too long."""
-    dialogues: int = json.loads((converted / "stats.json").read_text(encoding="utf-8"))["train"]["dialogues"]
-    return math.ceil(math.ceil(dialogues / config.train.batch_size) * config.train.epochs)
-
-
-def _ways(config: Config) -> dict[str, bool]:
-    return {"overwrite": config.overwrite, "resume": config.resume}
-
-
-def _texts(config: Config) -> Path:
-    """The folder with the model's config and tokenizer; its weights are not asked for."""
-    model = config.model.plain()
-    if model["source"] == "package":
-        return models.local_folder(**model)
-    return model_files.place(**model, patterns=model_files.TEXTS)
-
-
-def _sources(converted: Path | None, stats: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """Rows and tokens of each source: of the tokens if they are known, else as convert.py counted them."""
-    if stats:
-        named = {"unshared": "tokens", "supervised": "trained on", "too_long": "too long"}
-        shown = ("dialogues", "exchanges", *named)
-        rows = stats["sources"] | {"all": stats["all"]}
-        return {name: {named.get(key, key): own[key] for key in shown} for name, own in rows.items()}
-    if converted is None:
-        return {}
-    known = json.loads((converted / "stats.json").read_text(encoding="utf-8"))
-    return {name: own["train"] for name, own in known["sources"].items()}
-
-
-def _schedule(
-    config: Config,
-    ranks: int,
-    batches: Batches | None,
-    stats: dict[str, Any] | None,
-    known: footprint.Parameters,
-) -> tuple[dict[str, Any], int]:
-    """Steps, batch and the like as far as they are known, and the operations of the whole run."""
-    train = config.train
-    schedule: dict[str, Any] = {
-        "ranks": ranks,
-        "effective_batch": f"{train.batch_size} dialogues a step, whatever the ranks",
-        "row": f"{train.row_tokens} tokens at most, packing {train.packing.value}",
-    }
-    if batches is None or stats is None:
-        return schedule | {
-            "steps": "not known, nor the hours, before the data are converted and the tokenizer is at hand"
-        }, 0
-    steps = step_count(config, batches)
-    epochs = steps / batches.steps_per_epoch
-    whole = stats["all"]
-    mean = whole["unshared"] / whole["exchanges"]
-    operations = estimates.flops(
-        known,
-        round(whole["computed"] * epochs),
-        round(whole["supervised"] * epochs),
-        round(whole["computed"] * epochs * mean / 2),
-        train.gradient_checkpointing,
-    )
-    return schedule | {
-        "epochs": round(epochs, 2),
-        "steps": steps,
-        "warmup_steps": math.ceil(steps * train.warmup_ratio),
-        "steps_between_evaluations": train.eval_steps,
-        "rows_per_step_and_rank": stats["rows_per_step_and_rank"],
-        "tokens_of_the_exchanges_one_by_one": whole["unshared"],
-        "tokens_computed_in_an_epoch": whole["computed"],
-    }, operations

@@ -17,7 +17,18 @@ from fabrictune import protocol, record
 from fabrictune.config import Config, Dtype, LauncherKind, is_point
 from fabrictune.log import logger
 from fabrictune.model import models
-from fabrictune.train import accelerators, launching, planning, points, ranks, samples, tracking, wandb_run, zero
+from fabrictune.train import (
+    accelerators,
+    dry_run,
+    launching,
+    planning,
+    points,
+    ranks,
+    samples,
+    tracking,
+    wandb_run,
+    zero,
+)
 from fabrictune.train.ranks import Stop
 from fabrictune.train.trainer import CHECKPOINT, HIGHER_IS_BETTER, RowTrainer, newest_checkpoint
 
@@ -34,7 +45,7 @@ def train(config: Config) -> float | None:
         with ranks.rank() as this:
             this.results = fit(config, this.stop)
     if config.dry_run:
-        planning.show(config)
+        dry_run.show(config)
         return None
     converted = planning.converted_folder(config)
     folder, known = config.run_folder / "train", planning.settings(config, converted)
