@@ -4,8 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 
-# A GPU is there if its driver answers.
+# A GPU is there if its driver answers; where the environment is made on a machine without one, as a cluster's login
+# node: export GPU=yes.
+ifeq ($(origin GPU),undefined)
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+endif
 LOCK := requirements/$(if $(GPU),gpu,cpu).txt
 STAMP := $(VENV)/.installed-$(basename $(notdir $(LOCK)))
 # torch's CPU build is not on PyPI: it lies on PyTorch's own site, or in a folder where pip is told of one.
@@ -22,7 +25,8 @@ export PYTHONUNBUFFERED := 1
 .PHONY: help install demo convert train merge serve evaluate agentfabric test unit e2e test-clients gpu lint format hooks lock lock-clients audit map clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9 -]+:.*## /{n = split($$1, names, " "); \
+	  for (i = 1; i <= n; i++) printf "  make %-12s %s\n", names[i], $$2}' $(MAKEFILE_LIST)
 	@echo '  ARGS="..." passes overrides on, e.g. make train ARGS="+experiment=demo lora.rank=8"'
 
 install: $(STAMP)  ## make .venv from the lock file (CPU or GPU, whichever is here)
@@ -30,7 +34,7 @@ install: $(STAMP)  ## make .venv from the lock file (CPU or GPU, whichever is he
 $(STAMP): $(LOCK) requirements/uv.txt requirements/build.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or set PYTHON="; exit 1; }
 	@echo "installing $(LOCK) into $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(if $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*)),--clear) $(VENV)
 	@$(PY) -m pip -qq --disable-pip-version-check install --no-deps --require-hashes -r requirements/uv.txt
 	@$(UV) pip install --python $(PY) $(VERIFIED) $(if $(GPU),,$(or $(TORCH_FOLDER),--find-links $(TORCH_SITE)/torch/)) -r $(LOCK)
 	@$(PY) -c 'import torch, vllm, deepspeed' >/dev/null 2>&1 || { $(PY) -c 'import torch, vllm, deepspeed'; exit 1; }
@@ -111,5 +115,6 @@ map: install  ## the tree, as the README shows it; ROOM=train says what each mod
 audit: install  ## known vulnerabilities of the locked versions; requirements/audit.md explains what is found
 	@$(PY) requirements/audit.py $(ARGS)
 
-clean:  ## remove the runs, not the environment
+clean:  ## remove all runs, with SURE=yes
+	@test "$(SURE)" = yes || { echo "error: this deletes all runs in outputs/; if you are sure: make clean SURE=yes"; exit 1; }
 	rm -rf outputs multirun

@@ -99,10 +99,15 @@ def _uses(run: Path, steps: Mapping[str, Step]) -> Iterator[Try]:
 def _other_runs(run: Path, steps: Mapping[str, Step], train: Step) -> Iterator[Try]:
     """The next run: one's own data, other settings."""
     model = [word for word in _which(run, steps) if word.startswith(("outputs=", "model"))]
-    own = ["data/mix=files", "data.mix.file.path=FILE", "data.mix.file.source=openai", "name=mine"]
+    rows = ["data/mix=files", "data.mix.file.path=FILE", "data.mix.file.source=openai", "data.test_ratio=0.1"]
+    settings = train.run["settings"]
+    how = [f"train.learning_rate={settings['train']['learning_rate']:g}", f"lora.rank={settings['lora']['rank']}"]
     yield Try(
         "Train on data of your own: FILE is JSONL, and docs/data.md names the formats to choose from.",
-        (shlex.join(["python", "convert.py", *own, *model]), shlex.join(["python", "train.py", "name=mine", *model])),
+        (
+            shlex.join(["python", "convert.py", *rows, "name=mine", *model]),
+            shlex.join(["python", "train.py", "name=mine", *how, *model]),
+        ),
     )
     if run.name != run_steps.MAIN:
         collect = shlex.join(["python", "evaluate.py", *_which(run, steps), "collect=*"])

@@ -62,6 +62,8 @@ OTHER_SETTINGS = {
     **dict.fromkeys(("alora_invocation_tokens", "bias", "init_lora_weights", "layer_replication"), "peft's"),
     **dict.fromkeys(("lora_bias", "modules_to_save", "use_bdlora", "use_dora", "use_qalora"), "peft's"),
 }
+# Variables that other programs read.
+OTHER_VARIABLES = {"UV_DEFAULT_INDEX": "uv's index", "HF_ENDPOINT": "huggingface_hub's server"}
 OTHER_FILES = {"app.py": "AgentFabric's", "chat_template.jinja": "a model's"}
 # What a name in capital letters stands for where any word will not do.
 EXAMPLES = {"+experiment=NAME": "+experiment=demo"}
@@ -176,10 +178,12 @@ def _redirected(word: str, address: str, server: Endpoint) -> str:
 
 
 def check_export(command: Command) -> None:
-    """A variable is one that the code or a config reads, or that the same text hands on by `..._key_env=`."""
+    """A variable is one that is read by the code, a config, the Makefile or a program of others, or handed on below."""
     name = command.words[1].partition("=")[0]  # the words behind it are the value's: $(openssl rand -hex 16)
     text = (ROOT / command.place.partition(":")[0]).read_text(encoding="utf-8")
-    assert is_read(name) or f"_env={name}" in text, f"{command.place}: nothing reads {name}"
+    make = f"$(origin {name})" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = is_read(name) or make or name in OTHER_VARIABLES or f"_env={name}" in text
+    assert known, f"{command.place}: nothing reads {name}"
 
 
 def is_read(variable: str) -> bool:

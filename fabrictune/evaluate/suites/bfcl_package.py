@@ -24,7 +24,7 @@ from typing import Any
 from fabrictune.dialogue import Call, Json, Tool
 
 PACKAGE = "bfcl_eval"
-INSTALL = "pip install --no-deps bfcl-eval==2026.3.23 mpmath"
+INSTALL = "make install"
 CATEGORIES = (
     "simple_python",
     "simple_java",
