@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from fabrictune.command_line import quote_plain_words
-from fabrictune.config import typed
+from fabrictune.config import require_known_keys, typed
 from fabrictune.log import errors_in_one_sentence
 
 
@@ -20,4 +20,5 @@ def main(composed: DictConfig) -> None:
 
 if __name__ == "__main__":
     quote_plain_words()
+    require_known_keys()
     main()

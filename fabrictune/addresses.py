@@ -37,6 +37,12 @@ def parts(url: str, what: str) -> SplitResult:
     raise ValueError(f"{told} is no address; it begins with http:// or https:// and a host, and its port is a number")
 
 
+def shown(url: str) -> str:
+    """The address as it may be printed: scheme, host, port and path. Raises ValueError if it is none."""
+    found = urlsplit(url)
+    return f"{found.scheme}://{found.netloc.rpartition('@')[2]}{found.path}"
+
+
 def is_own(header: str | None, host: str = "") -> bool:
     """Whether what a Host or Origin header says names this machine (127.0.0.0/8, ::1, localhost), or the host itself.
 

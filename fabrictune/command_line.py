@@ -22,14 +22,19 @@ _WITH_VALUE = frozenset(
     ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
     + ("--info", "-i", "--experimental-rerun")
 )
+MAIN = "main"  # the variant of a run that is no point of a sweep; a sweep's points share its converted data
+# What says how a command is run and not what it makes, and words of one point of a sweep: left out where its other
+# words are told to be typed again.
+MANNER = ("resume=", "overwrite=", "dry_run=", "variant=", "hydra", "+sweep=", "+cluster=", "compare=", "collect=")
 _KEY = re.compile(r"[+~]{0,2}[\w./@:-]+", re.ASCII)
 # What forgets its mix most often: the entry of a source of one's own, and the mixes that have it.
 _OF_MIXES = {"file": ("files",), "hub": ("huggingface", "modelscope")}
 # Words after which a mix may have such an entry although none is chosen.
 _MAY_BRING_A_MIX = ("data/mix=", "+experiment=", "+sweep=", "--config-", "-c")
-# How a quoted value, a list, a mapping, and a function of Hydra's grammar begin.
+# A list, a mapping, and a function of Hydra's grammar. A name that only begins as they do is one value.
 _SEVERAL = re.compile(
-    r"""["'\[{]|(bool|choice|extend_list|float|glob|int|interval|json_str|range|shuffle|sort|str|tag)\("""
+    r"\[.*\]|\{.*\}|(bool|choice|extend_list|float|glob|int|interval|json_str|range|shuffle|sort|str|tag)\(.*\)",
+    re.DOTALL,
 )
 
 
@@ -74,7 +79,7 @@ def quoted(words: Sequence[str]) -> list[str]:
 
 def _quoted(parser: OverridesParser, word: str) -> str:
     key, sign, value = word.partition("=")
-    if sign and value.startswith("~/"):  # which a shell expands at the start of a word only
+    if sign and value.startswith("~"):  # which a shell expands at the start of a word only
         value = os.path.expanduser(value)
         word = key + sign + value
     if _is_read(parser, word):
@@ -83,7 +88,7 @@ def _quoted(parser: OverridesParser, word: str) -> str:
         raise SystemExit(_refused(word, "an override is KEY=VALUE, without blanks around the ="))
     if not _KEY.fullmatch(key):
         raise SystemExit(_refused(word, f"the key '{key}' may hold letters a-z, digits and _ . / @ - only"))
-    if _SEVERAL.match(value.strip()):
+    if _SEVERAL.fullmatch(value.strip()):
         raise SystemExit(
             _refused(
                 word,

@@ -5,15 +5,16 @@ Imports nothing heavy, so that `--help`, `--cfg job` and every typo answer at on
 
 from __future__ import annotations
 
+import difflib
 import enum
 import math
 import os
 import re
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +22,8 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-MAIN = "main"  # the variant of a run that is no point of a sweep
+from fabrictune.command_line import MAIN, MANNER
+
 OWN_MODELS = ("base", "tuned", "adapter")  # that evaluate.py finds in the run itself
 ENDPOINT = "endpoint"  # what it calls the model behind eval.url
 
@@ -61,7 +63,7 @@ class Format(enum.Enum):
     ms_agent = "ms_agent"  # for other trainers
 
 
-FOREIGN = frozenset({Format.openai, Format.messages, Format.ms_agent})  # a dialogue a row, for other trainers
+FOR_OTHER_TRAINERS = frozenset({Format.openai, Format.messages, Format.ms_agent})  # a dialogue a row
 
 
 class Language(enum.Enum):
@@ -168,6 +170,7 @@ class ServeKind(enum.Enum):
     register = "register"  # no server: the model's entry in an AgentFabric's model_config.json
 
 
+_GROUPS = ("experiment", "sweep", "cluster")  # that nothing chooses by itself
 # Settings that say something to these kinds of serve alone. A model is served and registered with the same words.
 OF_KINDS = {
     "model": (ServeKind.model, ServeKind.register, ServeKind.chat),  # for chat it is whose format is spoken
@@ -490,6 +493,10 @@ def typed(composed: DictConfig, *, has_dry_run: bool = True) -> Config:
         key = error.full_key
         raise SystemExit(f"config: no value for {key}; give it on the command line as {key}=...") from None
     except OmegaConfBaseException as error:
+        _require_known(error.full_key or "")
+        if "is not a ListConfig" in str(error):
+            key = error.full_key
+            raise SystemExit(f"config: {key} is a list; write it as '{key}=[A,B]', with one or more in it") from None
         key = f" (key '{error.full_key}')" if error.full_key else ""
         reason = str(error).splitlines()[0]
         raise SystemExit(f"config: {reason}{key}; {_way_out(error)}") from None
@@ -499,6 +506,39 @@ def typed(composed: DictConfig, *, has_dry_run: bool = True) -> Config:
     _name_point(config)
     _check(config)
     return config
+
+
+def require_known_keys() -> None:
+    """Raises SystemExit if an override in `sys.argv` names a key that is none of Config's.
+
+    Hydra would propose to append it with +, and then `typed` would refuse it.
+    """
+    for word in sys.argv[1:]:
+        key, sign, _ = word.partition("=")
+        key = key.lstrip("+")
+        # What has other signs is a group in a folder, a package, or an option of Hydra's.
+        is_groups = key in _GROUPS or not re.fullmatch(r"\w+(\.[\w-]+)*", key)
+        if sign and not is_groups and not key.startswith("hydra"):
+            _require_known(key)
+
+
+def _require_known(key: str) -> None:
+    """Raises SystemExit, with the nearest key that there is, unless this is one or may be one."""
+    kind: Any = Config
+    names = key.split(".") if key else []
+    for place, name in enumerate(names):
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+            continue
+        if not is_dataclass(kind):
+            break
+        fields = get_type_hints(kind)
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            if near:
+                raise SystemExit(f"config: there is no key {key}; did you mean {'.'.join([*names[:place], *near])}?")
+            raise SystemExit(f"config: there is no key {key}; see the keys with --cfg job")
+        kind = fields[name]
 
 
 def _way_out(error: OmegaConfBaseException) -> str:
@@ -514,11 +554,9 @@ def _name_point(config: Config) -> None:
     """Names the variant after what a multirun sweeps, unless it is named: its points must not share a folder."""
     if not is_point() or config.variant != MAIN:
         return
-    hydra = HydraConfig.get()
-    parser = OverridesParser.create()
-    swept = set(hydra.sweeper.get("params") or {})
-    swept |= {word.get_key_element() for word in parser.parse_overrides(_typed_words()) if word.is_sweep_override()}
-    own = [word for word in parser.parse_overrides(list(hydra.overrides.task)) if word.get_key_element() in swept]
+    words = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    keys = swept()
+    own = [word for word in words if word.get_key_element() in keys]
     # Suites and models to evaluate by are no other run.
     own = [word for word in own if word.get_key_element().partition(".")[0] != "eval"]
     # Only what needs no quotes where it is typed again, as `variant=...`.
@@ -529,6 +567,15 @@ def _name_point(config: Config) -> None:
 def is_point() -> bool:
     """Whether this run is one point of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def swept() -> set[str]:
+    """The keys that the multirun sweeps, with the + that they were given with; none where this is no point of one."""
+    if not is_point():
+        return set()
+    words = OverridesParser.create().parse_overrides(_typed_words())
+    keys = {word.get_key_element() for word in words if word.is_sweep_override()}
+    return keys | set(HydraConfig.get().sweeper.get("params") or {})
 
 
 def _typed_words() -> list[str]:
@@ -543,12 +590,13 @@ def _typed_words() -> list[str]:
     return list(launcher.config.hydra.overrides.task)
 
 
-def command(script: str, config: Config) -> str:
-    """What to type to run another script on this very config, of a sweep on this point."""
-    left_out = ("resume=", "overwrite=", "dry_run=", "variant=", "hydra", "+sweep=", "+cluster=")
+def command(script: str, config: Config, without: str = "") -> str:
+    """What to type to run another script on this very config, of a sweep on this point; `without` names a section."""
     words = [f"name={config.name}"]
     if HydraConfig.initialized():
-        words = [word for word in HydraConfig.get().overrides.task if not word.startswith(left_out)]
+        words = [word for word in HydraConfig.get().overrides.task if not word.startswith(MANNER)]
+    if without:
+        words = [word for word in words if not word.lstrip("+~").startswith((f"{without}=", f"{without}."))]
     named = [f"variant={config.variant}"] if config.variant != MAIN else []
     return shlex.join(["python", script, *words, *named])
 
@@ -646,7 +694,7 @@ def _serve_problems(serve: Serve) -> list[str]:
         )
     for key, kinds in OF_KINDS.items():
         if getattr(serve, key) and serve.kind not in kinds:
-            own, *ways = ("local" if kind is ServeKind.model else kind.value for kind in (serve.kind, *kinds))
+            own, *ways = (kind.value for kind in (serve.kind, *kinds))
             problems.append(f"serve.{key} is given, but says nothing to serve={own}; choose serve={' or '.join(ways)}")
     return problems
 
@@ -698,7 +746,7 @@ def _data_problems(data: Data) -> list[str]:
         problems.append(f"data.heldout_max is {data.heldout_max}, but must be at least 0")
     if data.long is not Long.keep and not data.count_tokens:
         problems.append(f"data.long is {data.long.value}, which needs data.count_tokens=true")
-    if data.long is not Long.keep and data.format in FOREIGN:
+    if data.long is not Long.keep and data.format in FOR_OTHER_TRAINERS:
         problems.append(
             f"data.long is {data.long.value}, but rows of data.format={data.format.value} have no max_length"
         )

@@ -151,6 +151,8 @@ class Dialogue:
         if any(turn.pending for turn in self.turns[:-1]):
             raise ValueError(f"dialogue '{self.id}' goes on after a call without a result")
         for call in self.calls:
+            if not offered:
+                raise ValueError(f"dialogue '{self.id}': call to '{call.name}', but the row offers no tools")
             if call.name not in offered:
                 raise ValueError(
                     f"dialogue '{self.id}': call to '{call.name}', which is not among the tools offered: {offered}"

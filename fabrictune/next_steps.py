@@ -8,7 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from fabrictune import protocol, run_steps
+from fabrictune.command_line import MAIN
 from fabrictune.run_steps import Step
 
 # Overrides that merge.py, evaluate.py and serve.py do not read.
@@ -29,7 +33,7 @@ def next_steps(run: Path) -> list[Try]:
     begun = next((step for step in steps.values() if not step.is_finished and not step.is_shared), None)
     if begun is not None:
         script = f"{begun.name.partition('/')[0]}.py"
-        again = shlex.join(["python", script, *begun.overrides, *_variant(run), "resume=true"])
+        again = shlex.join(["python", script, *_placed(run, begun.overrides), *_variant(run), "resume=true"])
         return [Try(f"{begun.name} was begun and is not finished. Unless it runs just now, go on with it:", (again,))]
     return list(_next_steps(run, steps))
 
@@ -55,7 +59,7 @@ def _next_steps(run: Path, steps: Mapping[str, Step]) -> Iterator[Try]:
         if not convert.run.get("results", {}).get("test", {}).get("dialogues", 1):
             yield _with_tests(run, convert)
             return
-        words = shlex.join(["python", "train.py", *convert.overrides, *_variant(run)])
+        words = shlex.join(["python", "train.py", *_placed(run, convert.overrides), *_variant(run)])
         yield Try("Train; the first command only says what that takes:", (f"{words} dry_run=true", words))
     if train is not None:
         yield from _other_runs(run, steps, train)
@@ -63,7 +67,7 @@ def _next_steps(run: Path, steps: Mapping[str, Step]) -> Iterator[Try]:
 
 def _with_tests(run: Path, convert: Step) -> Try:
     """Another conversion, where this one kept no dialogue to test with."""
-    kept = [word for word in convert.overrides if not word.startswith("data.test_ratio=")]
+    kept = _placed(run, [word for word in convert.overrides if not word.startswith("data.test_ratio=")])
     if convert.run["settings"].get("test_ratio") == 0:
         reason, word = "data.test_ratio is 0", "data.test_ratio=0.2"
     else:
@@ -109,11 +113,11 @@ def _other_runs(run: Path, steps: Mapping[str, Step], train: Step) -> Iterator[T
             shlex.join(["python", "train.py", "name=mine", *how, *model]),
         ),
     )
-    if run.name != run_steps.MAIN:
+    if run.name != MAIN:
         collect = shlex.join(["python", "evaluate.py", *_which(run, steps), "collect=*"])
         yield Try("Compare all variants of this run that are evaluated:", (collect,))
         return
-    kept = [word for word in train.overrides if not word.startswith("lora.rank=")]
+    kept = _placed(run, [word for word in train.overrides if not word.startswith("lora.rank=")])
     sweep = shlex.join(["python", "train.py", "-m", *kept, "lora.rank=8,32", "resume=true"])
     minutes = train.run["results"].get("seconds", 0) / 60
     each = f", each of about {minutes:.0f} minutes here" if minutes >= 1 else ""
@@ -127,12 +131,27 @@ def _command(script: str, run: Path, steps: Mapping[str, Step]) -> str:
 def _which(run: Path, steps: Mapping[str, Step]) -> list[str]:
     """The overrides that lead to this very run, as config.command has them, without what concerns training alone."""
     made = [steps[name] for name in ("train", "merge", "convert") if name in steps]
-    words = [word for word in (made[0].overrides if made else []) if not _OF_TRAINING.match(word)]
-    if run.parent.parent != Path("outputs") and not any(word.startswith("outputs=") for word in words):
-        words.append(f"outputs={run.parent.parent}")  # it has been moved or copied
-    is_named = any(word.startswith(("name=", "+experiment=")) for word in words)
-    return words if is_named else [f"name={run.parent.name}", *words]
+    return _placed(run, [word for word in (made[0].overrides if made else []) if not _OF_TRAINING.match(word)])
+
+
+def _placed(run: Path, words: Sequence[str]) -> list[str]:
+    """The words, such that a command with them is about this very run, also where it was moved or copied."""
+    outputs = run.parent.parent
+    kept = [word for word in words if not word.startswith("outputs=") or _is_place(word, outputs)]
+    if not any(word.startswith("outputs=") for word in kept) and outputs.resolve() != Path("outputs").resolve():
+        kept.append(f"outputs={outputs}")
+    is_named = any(word.startswith(("name=", "+experiment=")) for word in kept)
+    return kept if is_named else [f"name={run.parent.name}", *kept]
+
+
+def _is_place(word: str, outputs: Path) -> bool:
+    """Whether outputs=... names this folder. What stands for an environment variable or the like is believed."""
+    try:
+        value = str(OverridesParser.create().parse_override(word).value())
+    except HydraException:  # a run.json may hold anything
+        return False
+    return "${" in value or Path(value).resolve() == outputs.resolve()
 
 
 def _variant(run: Path) -> list[str]:
-    return [f"variant={run.name}"] if run.name != run_steps.MAIN else []
+    return [f"variant={run.name}"] if run.name != MAIN else []

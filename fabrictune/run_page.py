@@ -150,7 +150,7 @@ def _training(train: Plain) -> str:
 
 def _files(run: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """(folder, [(file in it, what it holds)]) of all that lies in the run's folder, but for what is hidden."""
-    folders = [run / name for name in STEPS] + sorted(run.glob("evaluate/*"))
+    folders = [run / name for name in STEPS] + sorted(run.glob("evaluate/[!.]*"))
     for folder in filter(Path.is_dir, folders):
         known = {**STEPS.get(folder.name, ("", EVALUATION))[1], **EVERY}
         names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MAIN = "main"  # the variant whose converted data a sweep's points share
-# Of a step's command: what says how it was run and not what it made, and words of one point of a sweep.
-_MANNER = ("resume=", "overwrite=", "dry_run=", "variant=", "hydra", "+sweep=", "+cluster=", "compare=", "collect=")
+from fabrictune.command_line import MAIN, MANNER
 
 Plain = Mapping[str, Any]
 
@@ -38,7 +36,7 @@ class Step:
     def overrides(self) -> list[str]:
         """What was typed, of a sweep for this point, without how it was run."""
         typed = self.run["overrides"] if "overrides" in self.run else self.run.get("command", [])[1:]
-        return [word for word in typed if "=" in word and not word.startswith(_MANNER)]
+        return [word for word in typed if "=" in word and not word.startswith(MANNER)]
 
     @property
     def is_scored(self) -> bool:
@@ -46,13 +44,16 @@ class Step:
 
 
 def steps(run: Path) -> Iterator[Step]:
-    """The steps that were begun, in their order; the converted data of `main` where the run has none of its own."""
+    """The steps that were begun, in their order; the converted data of `main` where the run has none of its own.
+
+    A folder that is only being deleted, as evaluate/.agentfabric.4711.old, is no step.
+    """
     for name in ("convert", "train", "merge"):
         if (known := read(run / name / "run.json")) is not None:
             yield Step(name, run / name, known)
         elif name == "convert" and (shared := read(run.parent / MAIN / name / "run.json")) is not None:
             yield Step(name, run.parent / MAIN / name, shared, is_shared=True)
-    for file in sorted(run.glob("evaluate/*/run.json")):
+    for file in sorted(run.glob("evaluate/[!.]*/run.json")):
         yield Step(f"evaluate/{file.parent.name}", file.parent, read(file) or {})
 
 

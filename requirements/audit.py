@@ -1,4 +1,6 @@
-"""Known vulnerabilities of all locked versions (pip-audit), held against the explanations in audit.md.
+"""Known vulnerabilities of the versions in cpu.txt, gpu.txt, uv.txt and build.txt, held against audit.md.
+
+They are found by pip-audit, and audit.md has an explanation of each.
 
     python requirements/audit.py              # as PyPI knows them; what follows is pip-audit's: -s osv
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import write_tiny_model
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from tiny_adapter import write_adapter
 
 from fabrictune.config import Config, typed
@@ -59,6 +60,24 @@ def test_an_adapters_reply_ends_as_it_has_learned_to_end(tmp_path: Path, vllm: N
     ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
     assert set(ends) == {0, 2}, "<|endoftext|>, the base's own, and <|im_end|>, the chat template's"
     assert "--generation-config" not in command(candidates.Candidate(None, "", folder=base)), "a model is as it says"
+
+
+@pytest.mark.parametrize(
+    ("label", "script"), [("tuned", "merge.py"), ("adapter", "train.py")], ids=["a merged model", "an adapter"]
+)
+def test_what_is_not_made_yet_is_named_with_all_that_was_typed_but_what_evaluate_alone_reads(
+    tmp_path: Path, label: str, script: str
+) -> None:
+    words = [f"outputs={tmp_path}", "model=folder", "model.id=/models/one", "name=mine", "+experiment=demo"]
+    own = ["eval=smoke", f"eval.models=[{label}]", "+eval.endpoints.other.url=http://me:hush@there/v1"]
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        HydraConfig.instance().set_config(compose("config", [*words, *own], return_hydra_config=True))
+    try:
+        with pytest.raises(FileNotFoundError) as raised:
+            candidates.find(composed(*words, *own, "variant=rank-8"), label)
+    finally:
+        HydraConfig.instance().cfg = None
+    assert str(raised.value).endswith(f"make it with: python {script} {' '.join(words)} variant=rank-8")
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,18 @@ def test_a_page_of_html_is_no_list_of_models() -> None:
         asyncio.run(models(Server(endpoint.bare_url)))
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://user:p@ss@127.0.0.1:9/v1", "http://127.0.0.1:9/v1"),
+        ("HTTP://user:it's, so@[::1]:9/v1?key=hush#x", "http://[::1]:9/v1"),
+        ("https://host/a@b/v1", "https://host/a@b/v1"),
+    ],
+)
+def test_an_address_is_shown_as_scheme_host_port_and_path(url: str, expected: str) -> None:
+    assert Server(url).shown == expected
+
+
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000/v1", "ftp://host/v1", "http:///v1"])
 def test_an_address_without_scheme_or_host_is_refused(url) -> None:
     with pytest.raises(ValueError, match="is no address"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 import subprocess
 import sys
@@ -36,6 +37,12 @@ def composed_path(word: str) -> str:
         "C:\\数据\\",
         "/tmp/{数据}.jsonl",
         "/tmp/plain.jsonl",
+        "[1] notes.jsonl",
+        "{a}.jsonl",
+        "int(3).jsonl",
+        "[unclosed",
+        '"half a quote',
+        '"a" b.jsonl',
     ],
 )
 def test_a_path_is_what_was_typed(path: str) -> None:
@@ -83,6 +90,10 @@ def test_a_home_folder_is_found_behind_the_sign_of_a_key(monkeypatch: pytest.Mon
         f'{PATH}="/home/ada/数据.jsonl"',
         "outputs=/home/ada/runs",
     ]
+    assert quoted(["outputs=~"]) == ["outputs=/home/ada"]
+    root = pwd.getpwuid(0)
+    assert quoted([f"outputs=~{root.pw_name}/runs"]) == [f"outputs={root.pw_dir}/runs"]
+    assert quoted(["outputs=~nobody-has-this-name/runs"]) == ['outputs="~nobody-has-this-name/runs"'], "as in a shell"
 
 
 @pytest.mark.parametrize(
@@ -90,6 +101,7 @@ def test_a_home_folder_is_found_behind_the_sign_of_a_key(monkeypatch: pytest.Mon
     [
         ("+data.mix.me={names: {zh: 小织}}", "inside a list, a mapping"),
         ("data.heldout_families=[天气]", "inside a list, a mapping"),
+        ("data.heldout_families=[a,b", """'data.heldout_families="A,B"'"""),
         ("name=choice(样,本)", "inside a list, a mapping"),
         ("name=样,本", """'name="A,B"'"""),
         ("data.mix.数据.path=x", "the key 'data.mix.数据.path' may hold letters a-z"),

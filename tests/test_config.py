@@ -25,6 +25,7 @@ from fabrictune.config import (
     Schedule,
     Shapes,
     Source,
+    require_known_keys,
     typed,
 )
 
@@ -124,8 +125,66 @@ def test_a_users_own_file_is_named_on_the_command_line() -> None:
     assert config.data.mix["file"].path == "mine.jsonl"
 
 
-def test_a_key_that_does_not_exist_is_named_although_hydra_lets_it_pass() -> None:
-    assert "lora.rnak" in refusal("+lora.rnak=8")
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("lora.rnak", "lora.rank"),
+        ("modle", "model"),
+        ("+eval.endpoints.a.ulr", "eval.endpoints.a.url"),
+        ("++train.loss_weights.tols", "train.loss_weights.tool"),
+        ("data.mix.synthetic.cuont", "data.mix.synthetic.count"),
+        ("lora.speed", None),
+    ],
+)
+def test_a_key_that_does_not_exist_is_answered_with_the_nearest_one(
+    key: str, near: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way_out = f"did you mean {near}?" if near else "see the keys with --cfg job"
+    words = f"config: there is no key {key.lstrip('+')}; {way_out}"
+    assert refusal(f"++{key.lstrip('+')}=8") == words, "which Hydra lets pass"
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"{key}=8,9"])
+    with pytest.raises(SystemExit, match=f"^{re.escape(words)}$"):
+        require_known_keys()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "model.id=a/b",
+        "data/mix=files",
+        "sweep=lr",
+        "+experiment=demo",
+        "+cluster=slurm",
+        "lora@other=x",
+        "~lora.rank",
+        "+data.mix.my-own.source=openai",
+        "+eval.endpoints.a={url: x}",
+        "+model.architecture.layers=3",
+        "+data.mix.me.names.zh=x",
+        "lora.targets.0=q_proj",
+        "name.first=x",
+        "hydra.sweeper.n_trials=3",
+        "hydra/launcher=joblib",
+        "--config-dir=here",
+        "--cfg",
+    ],
+)
+def test_what_is_or_may_be_a_key_is_left_to_hydra(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", word])
+    require_known_keys()
+
+
+@pytest.mark.parametrize("script", ["convert.py", "train.py", "merge.py", "evaluate.py", "serve.py"])
+def test_a_script_asks_for_known_keys_before_hydra_does(script: str) -> None:
+    start = (ROOT / script).read_text(encoding="utf-8").partition("__main__")[2]
+    assert re.search(r"require_known_keys\(\)\n    main\(\)", start)
+
+
+@pytest.mark.parametrize(
+    "key", ["eval.models", "compare", "data.heldout_families", "lora.targets", "data.mix.synthetic.languages"]
+)
+def test_a_word_where_a_list_is_wanted_is_answered_with_how_to_write_a_list(key: str) -> None:
+    assert refusal(f"{key}=base") == f"config: {key} is a list; write it as '{key}=[A,B]', with one or more in it"
 
 
 @pytest.mark.parametrize(
@@ -257,16 +316,16 @@ def test_what_cannot_be_meant_in_the_data_section_is_refused_by_key_and_reason(s
     ("said", "overrides"),
     [
         (
-            "serve.upstream is given, but says nothing to serve=local; choose serve=capture or chat or register",
+            "serve.upstream is given, but says nothing to serve=model; choose serve=capture or chat or register",
             ["serve.upstream=http://x/v1"],
         ),
-        ("serve.redact is given, but says nothing to serve=local; choose serve=capture", ["serve.redact=true"]),
-        ("serve.tools_file is given, but says nothing to serve=local; choose serve=chat", ["serve.tools_file=x.json"]),
+        ("serve.redact is given, but says nothing to serve=model; choose serve=capture", ["serve.redact=true"]),
+        ("serve.tools_file is given, but says nothing to serve=model; choose serve=chat", ["serve.tools_file=x.json"]),
         ("serve.endpoints is given, but", ["+serve.endpoints.teacher.url=http://x/v1"]),
         ("serve.agentfabric is given, but", ["serve.agentfabric=../modelscope-agent"]),
         ("serve.upstream_key_env is given, but", ["serve=register", "serve.upstream_key_env=KEY"]),
         (
-            "serve.strict is given, but says nothing to serve=chat; choose serve=local or register",
+            "serve.strict is given, but says nothing to serve=chat; choose serve=model or register",
             ["serve=chat", "serve.strict=true"],
         ),
         ("serve.adapters is given, but", ["serve=chat", "+serve.adapters.tuned=x"]),

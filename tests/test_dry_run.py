@@ -37,6 +37,20 @@ def test_a_dry_run_ends_with_what_is_in_the_way_and_that_nothing_was_begun(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(accelerators.machine().memory is not None, reason="needs a machine without a GPU")
+def test_without_a_gpu_only_the_way_of_the_launcher_is_estimated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("model=folder", f"model.id={tmp_path}/none", f"+model.architecture={ARCHITECTURE}")
+    said = {}
+    for launcher in ("single", "deepspeed"):
+        with pytest.raises(SystemExit, match="1"):
+            dry_run.show(config(tmp_path, *model, f"launcher={launcher}"))
+        said[launcher] = capsys.readouterr().out
+    assert "no ZeRO *" in said["single"] and "ZeRO-2" not in said["single"] and dry_run.ON_CPU in said["single"]
+    assert "ZeRO-2" in said["deepspeed"] and dry_run.ON_CPU not in said["deepspeed"]
+
+
 def test_a_model_of_which_nothing_is_known_can_be_told_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

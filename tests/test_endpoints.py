@@ -194,6 +194,7 @@ def test_a_passing_fault_is_asked_again(fault: Any, said: list[str]) -> None:
         assert ask(endpoint.url).text == "well"
     assert len(endpoint.bodies) == 3
     assert len(said) == 2 and "(1 of 3)" in said[0] and "(2 of 3)" in said[1]
+    assert not any("is the server up" in words for words in said), "that is asked when it is given up"
     assert not any(PASSWORD in words or KEY in words for words in said)
 
 
@@ -235,17 +236,20 @@ def test_without_a_timeout_a_server_is_waited_for_until_it_is_gone() -> None:
 
     with serving(model) as endpoint:
         assert ask(endpoint.url, timeout=None).text == "well"
-        with pytest.raises(ConnectionError, match="cannot be reached"):
+        with pytest.raises(ConnectionError, match="cannot be reached") as raised:
             ask(endpoint.url, timeout=None, retries=0)
+        assert "is the server up" not in str(raised.value), "its user started none"
 
 
 def test_an_endpoint_that_is_not_there_ends_in_one_sentence() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        with pytest.raises(ConnectionError, match=rf"{address}/ cannot be reached \(.+\), 2 times in a row"):
+        with pytest.raises(
+            ConnectionError, match=rf"{address}/ cannot be reached \(.+\), 2 times in a row; is the server"
+        ):
             ask(address, retries=1)
-        with pytest.raises(ConnectionError, match="cannot be reached"):
+        with pytest.raises(ConnectionError, match=r"reached \(.+\); is the server up .* eval.retries=0 asks once$"):
             ask(address, retries=0, model=None)
 
 

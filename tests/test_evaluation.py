@@ -304,10 +304,17 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(run: Path) -> N
     with pytest.raises(ValueError, match=r"test_dialogues.jsonl:1: not a test dialogue"):
         evaluation.evaluate(config)
     (run / "convert" / "test_dialogues.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match="python convert.py name=default variant=main"):
+    with pytest.raises(
+        FileNotFoundError, match=r"dialogues.jsonl is missing; make it with: python convert.py name=default over"
+    ):
         evaluation.evaluate(config)
-    with pytest.raises(FileNotFoundError, match=r"test_dialogues.jsonl is missing"):
-        evaluation.evaluate(config)
+    own = config_for(run, "http://127.0.0.1:9/v1", "variant=less")
+    shutil.copytree(run / "convert", run.parent / "less" / "convert")
+    with pytest.raises(FileNotFoundError, match="make it with: python convert.py name=default variant=less overwrite"):
+        evaluation.evaluate(own)
+    file = config_for(run, "http://127.0.0.1:9/v1", f"eval.file={run / 'none.jsonl'}")
+    with pytest.raises(FileNotFoundError, match=r"none.jsonl is missing; give eval.file=FILE as "):
+        evaluation.evaluate(file)
 
 
 def test_a_bound_takes_dialogues_from_the_whole_file(run: Path) -> None:
@@ -361,7 +368,7 @@ def test_two_runs_are_compared_row_by_row(run: Path, serve: Callable, capsys: Ca
     assert [(row["key"], row["a"], "no_call" in row["b"]) for row in found["changed"]] == [("3/0", [], True)]
     with pytest.raises(ValueError, match="compare.*no run"):
         evaluation.evaluate(config_for(run, "http://x/v1", "compare=[default,default/worse]"))
-    with pytest.raises(FileNotFoundError, match="evaluate.py name=default variant=other"):
+    with pytest.raises(FileNotFoundError, match=f"variant=other eval=agentfabric outputs={run.parent.parent}$"):
         evaluation.evaluate(config_for(run, "http://x/v1", "compare=[default/main,default/other]"))
 
 
@@ -397,4 +404,7 @@ def test_several_suites_are_asked_of_one_run(run: Path) -> None:
     ]
     done = subprocess.run([sys.executable, "evaluate.py", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.count("make it with: python convert.py name=none variant=main") >= 2, done.stderr
+    made_by = (
+        f"python convert.py outputs={run.parent.parent} name=none\n"  # of the words none that evaluate.py alone reads
+    )
+    assert done.stderr.count(f"there is no run 'none', but default; make it with: {made_by}") >= 2, done.stderr

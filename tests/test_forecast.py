@@ -45,6 +45,12 @@ def test_hours_are_not_shown_before_the_data_are_known() -> None:
     assert "Hours of training" not in _shown(_report(operations=0))
 
 
+def test_hours_that_would_all_be_0_are_told_in_a_line() -> None:
+    text = _shown(_report(operations=10**12))
+    assert "Hours of training" not in text and "under 0.1 hours on one GPU (A100" in text
+    assert "under 0.1" not in _shown(_report()) + _shown(_report(operations=0))
+
+
 def _report(
     chosen: Memory | None = None,
     refusals: list[str] | None = None,

@@ -192,7 +192,7 @@ def test_keys_are_unique_and_name_the_dialogue_whatever_else_is_asked() -> None:
 def test_without_held_out_chat_turns_without_a_call_and_foreign_queries_are_asked() -> None:
     tests = [*AGENTS[:2], agent(4, "", ["clock"], thanks=False), chat(7)]
     tasks = general.tasks([], tests, APRIL, seed=1)
-    assert {task.labels["category"] for task in tasks} == {general.NO_TOOL, general.FOREIGN}
+    assert {task.labels["category"] for task in tasks} == {general.NO_TOOL, general.OTHER_FAMILY}
     thanks = of(tasks, general.NO_TOOL)
     rendered = {test.dialogue.id: list(agentfabric.render(test.dialogue, "agent"))[-1] for test in AGENTS[:2]}
     assert [task.dialogue for task in thanks] == list(rendered)
@@ -200,7 +200,7 @@ def test_without_held_out_chat_turns_without_a_call_and_foreign_queries_are_aske
         row = played(task, Model())
         assert row["query"] == "Thank you!"
         assert row["prompt"] == [asdict(message) for message in rendered[task.dialogue].messages]
-    foreign = of(tasks, general.FOREIGN)
+    foreign = of(tasks, general.OTHER_FAMILY)
     assert [task.dialogue for task in foreign] == ["agent/1", "agent/2"], "of no family nothing is known"
     for task, own, other in zip(foreign, ("lamp:", "radio:"), ("radio:", "lamp:"), strict=True):
         prompt = played(task, Model())["prompt"]
@@ -210,7 +210,7 @@ def test_without_held_out_chat_turns_without_a_call_and_foreign_queries_are_aske
 
 def test_a_dialogue_of_another_family_that_offers_one_of_the_tools_is_not_asked() -> None:
     tests = [agent(1, "lamps", ["lamp", "shared"]), agent(2, "radio", ["radio", "shared"])]
-    assert not of(general.tasks([], tests, APRIL, seed=1), general.FOREIGN)
+    assert not of(general.tasks([], tests, APRIL, seed=1), general.OTHER_FAMILY)
 
 
 def test_a_bound_holds_for_either_kind() -> None:
@@ -222,7 +222,7 @@ def test_a_bound_holds_for_either_kind() -> None:
 
 def test_a_file_of_ones_own_gives_answers_of_its_chat_and_turns_without_a_call() -> None:
     tasks = general.of_dialogues([*CHATS, *AGENTS], APRIL)
-    assert [len(of(tasks, category)) for category in (general.CHAT, general.NO_TOOL, general.FOREIGN)] == [4, 3, 0]
+    assert [len(of(tasks, category)) for category in (general.CHAT, general.NO_TOOL, general.OTHER_FAMILY)] == [4, 3, 0]
 
 
 def test_chat_with_uploaded_files_is_left_out_and_said(

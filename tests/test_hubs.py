@@ -282,6 +282,15 @@ def test_what_cannot_be_fetched_is_answered_in_one_line_with_the_way_out_first(p
     assert len(reason) <= 160
 
 
+def test_before_a_hub_is_waited_for_it_is_named(place: Place) -> None:
+    (python, _, script, *words), environment = place.command("huggingface", free_port())
+    heard = f"import logging\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n{script}"
+    done = subprocess.run(
+        [python, "-c", heard, *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr.splitlines()[0] == f"asking huggingface for {ID}"
+
+
 @BOTH
 @pytest.mark.parametrize("status", [404, 403])
 def test_a_dataset_that_is_not_there_or_not_given_is_told_apart(hub: Hub, place: Place, name: str, status: int) -> None:

@@ -76,6 +76,11 @@ def test_every_launcher_is_this_environments_and_has_a_port_of_its_own(tmp_path:
         assert said.startswith(f"{sys.executable} -m ") and "4711" in said and "3" in said.split()
 
 
+def test_a_launcher_that_starts_no_ranks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="launcher=single cannot start ranks; choose torchrun or deepspeed"):
+        words(tmp_path, "single", {"localhost": 1})
+
+
 def test_torchruns_files_lie_among_the_notes_and_not_below_tmp(tmp_path: Path) -> None:
     assert f"--log-dir {tmp_path}/" in words(tmp_path, "torchrun", {"localhost": 3})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fabrictune.log import logger
 from fabrictune.model import model_files
 from fabrictune.model.model_files import packed_weights, place
 
@@ -70,9 +71,16 @@ def test_a_package_that_is_not_installed_or_lacks_the_file_is_refused(package: P
         place("package", "no_such.carrier", "a.gguf", "bfloat16")
 
 
-def test_a_hub_that_cannot_be_asked_says_the_ways_out() -> None:
-    with pytest.raises(ConnectionError, match="model.id=nobody/nothing: the hub gave no such model .*model=folder"):
+def test_a_hub_that_cannot_be_asked_says_the_ways_out(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger, "propagate", True)
+    with (
+        caplog.at_level("INFO", "fabrictune"),
+        pytest.raises(ConnectionError, match="model.id=nobody/nothing: the hub gave no such model .*model=folder"),
+    ):
         place("hub", "nobody/nothing", None, "bfloat16")
+    assert "asking huggingface for nobody/nothing" in caplog.messages, "it may take a minute"
 
 
 def test_what_only_convert_py_can_do_without_is_not_told_to_others() -> None:

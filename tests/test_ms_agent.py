@@ -533,7 +533,7 @@ def answered(value: str) -> dict:
         (lit("['hall']"), r"arguments are no object by parameter name: \['hall'\]"),
         (lit("{'room': {'hall'}}"), "a value that JSON does not hold: .*set.*'hall'"),
         (answered(called("radio", "{}") + FINAL), r"dialogue 'r1': call to 'radio', which is not among .*\['lamp'\]"),
-        (record("", "Light!", called("lamp", "{}") + FINAL), "call to 'lamp', which is not among the tools offered"),
+        (record("", "Light!", called("lamp", "{}") + FINAL), "call to 'lamp', but the row offers no tools"),
         (answered(called("lamp", "{}")), "the trace ends without a final answer"),
         (answered(called("lamp", "{}") + "Thought: Well."), "the trace ends without a final answer: .*Thought: Well.'"),
         (answered(WAITING + FINAL), "a call without a result is followed by more: to 'lamp'"),

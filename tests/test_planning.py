@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
 from fabrictune.config import Config, typed
 from fabrictune.convert import conversion
@@ -53,6 +54,47 @@ def test_a_variant_that_would_have_been_converted_otherwise_is_refused(
 def test_data_that_nobody_converted_are_asked_for_once_for_all_variants(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"make it with: python convert\.py name=default$"):
         planning.converted_folder(config(tmp_path, "variant=x"))
+
+
+def begin(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"finished": null, "settings": {}}')
+
+
+@pytest.mark.parametrize(("begun", "words"), [("x", "name=default variant=x"), ("main", "name=default")])
+def test_a_conversion_that_was_killed_is_finished_where_it_was_begun(tmp_path: Path, begun: str, words: str) -> None:
+    begin(tmp_path / "default" / begun / "convert")
+    with pytest.raises(FileNotFoundError, match=rf"{begun}/convert .* with: python convert\.py {words} resume=true$"):
+        planning.converted_folder(config(tmp_path, "variant=x"))
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize(
+    ("swept", "point", "variant"),
+    [
+        ("++data.mix.general.ratio=0,1", "++data.mix.general.ratio=1", "mix1"),
+        ("seed=1,2", "seed=1", "seed-1"),
+        ("data.max_length=99,100", "data.max_length=99", None),
+        ("lora.rank=2,4", "lora.rank=2", None),
+    ],
+)
+def test_a_point_with_data_of_its_own_is_told_to_convert_for_itself_and_others_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swept: str, point: str, variant: str | None, is_begun: bool
+) -> None:
+    if is_begun:
+        begin(tmp_path / "default" / "main" / "convert")
+    made = config(tmp_path, f"variant={variant or 'x'}")
+    monkeypatch.setattr("sys.argv", ["train.py", "-m", swept])
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("config", [point, "hydra.mode=MULTIRUN"], return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)
+    try:
+        with pytest.raises(FileNotFoundError) as raised:
+            planning.converted_folder(made)
+    finally:
+        HydraConfig.instance().cfg = None
+    words = f"{point} variant={variant}" if variant else f"{point} resume=true" if is_begun else point
+    assert str(raised.value).endswith(f"with: python convert.py {words}")
 
 
 @pytest.mark.parametrize(

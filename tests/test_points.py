@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,37 @@ def test_variants_of_other_test_data_are_said_not_to_compare(tmp_path, caplog, m
     trained(tmp_path, "c", 8, 0.25, test="other")
     shown(tmp_path)
     assert "cannot be compared" in caplog.text
+
+
+def test_neighbours_that_cannot_be_read_are_left_out_with_a_warning(tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(points.logger, "propagate", True)
+    trained(tmp_path, "a", 8, 0.5)
+    for variant, text in (
+        ("old", json.dumps({"finished": "2025-01-01", "settings": {}, "results": {"best": 0.25}})),
+        ("lossless", json.dumps(json.loads((tmp_path / "a/train/run.json").read_text()) | {"results": {}})),
+        ("half", "{"),
+        ("list", "[]"),
+    ):
+        (tmp_path / variant / "train").mkdir(parents=True)
+        (tmp_path / variant / "train" / "run.json").write_text(text)
+    (tmp_path / "begun_anew" / "train").mkdir(parents=True)
+    (tmp_path / "begun_anew" / "train" / "run.json").symlink_to("gone")
+    lines, printed = shown(tmp_path)
+    assert [line["variant"] for line in lines] == ["a"] and "old" not in printed
+    assert caplog.text.count("is not in the table of the points: ") == 4
+    assert f"{tmp_path}/old/train/run.json is not in the table of the points: KeyError: 'data'" in caplog.text
+
+
+def test_a_table_that_cannot_be_made_is_no_error_of_the_training_that_asks_for_it(
+    tmp_path, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(points.logger, "propagate", True)
+    trained(tmp_path, "a", 8, 0.5)
+    (tmp_path / "train.csv").mkdir()
+    points.show(tmp_path, higher_is_better=False)
+    assert "the table of the points could not be made: IsADirectoryError: " in caplog.text
+
+
+def test_without_a_training_that_can_be_read_there_is_no_table(tmp_path) -> None:
+    points.show(tmp_path, higher_is_better=False)
+    assert list(tmp_path.iterdir()) == []

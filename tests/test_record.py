@@ -321,7 +321,9 @@ def test_differences_name_the_keys(old: dict, new: dict, expected: list[str]) ->
 
 def test_what_a_stage_needs_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is missing; make it with: python convert.py"):
-        record.require(tmp_path / "train.jsonl", "python convert.py")
+        record.require(tmp_path / "train.jsonl", "make it with: python convert.py")
+    with pytest.raises(FileNotFoundError, match="dialogues.jsonl is missing; give eval.file=FILE$"):
+        record.require(tmp_path / "dialogues.jsonl", "give eval.file=FILE")
     with pytest.raises(FileNotFoundError, match="is missing; make it with: python convert.py"):
         record.require_finished(tmp_path, "python convert.py")
     stage = opened(tmp_path)
@@ -331,8 +333,65 @@ def test_what_a_stage_needs_is_refused_with_the_command_that_makes_it(tmp_path: 
     assert record.require_finished(tmp_path, "python convert.py") == tmp_path
 
 
+@pytest.mark.parametrize("stage", ["train", "evaluate/smoke"])
+def test_a_run_that_is_not_there_is_told_with_the_names_of_those_that_are(tmp_path: Path, stage: str) -> None:
+    def missing(name: str) -> str:
+        with pytest.raises(FileNotFoundError) as error:
+            record.require_finished(tmp_path / "outputs" / name / "main" / stage, "python train.py")
+        return str(error.value).partition("run.json is missing; ")[2]
+
+    assert missing("mien") == "make it with: python train.py", "there is no folder of outputs yet"
+    for name in ("mine", "demo", ".trash"):
+        opened(tmp_path / "outputs" / name / "main" / "convert").finish()
+    opened(tmp_path / "outputs" / "served" / "main" / "evaluate" / "bfcl").finish()
+    for name in ("mien", "empty"):
+        (tmp_path / "outputs" / name / "main").mkdir(parents=True)
+    assert missing("mien") == "there is no run 'mien', but demo, mine, served; make it with: python train.py"
+    assert missing("demo") == missing("served") == "make it with: python train.py"
+    for number in range(6):
+        opened(tmp_path / "outputs" / f"a{number}" / "main" / "convert").finish()
+    assert missing("mien").startswith("there is no run 'mien', but a0, a1, a2, a3, a4, a5, demo, mine, ...; make")
+
+
 def test_a_hash_changes_with_the_content(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     # FIPS 180-2, appendix B.1
     assert record.file_hash(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://user:p@ss@127.0.0.1:9/v1", "http://127.0.0.1:9/v1"),
+        ("HTTP://user:pw@host", "HTTP://host"),
+        ("url=https://key@host:8/v1?api_key=hush more", "url=https://host:8/v1 more"),
+        ("http://user:it's@host", "http://host"),
+        ('http://user:a"b,c@host/v1', "http://host/v1"),
+        ("http://user:pw@[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("[http://a:1,http://u:p@b/v1?key=hush,https://k@[::1]/v1]", "[http://a:1,http://b/v1,https://[::1]/v1]"),
+        ("http://u:p@a/v1,HTTPS://u:p@b/v1", "http://a/v1,HTTPS://b/v1"),
+        ("http://a/b,c?key=hush", "http://a/b,c"),
+        ("http://web/to/http://u:p@b/?key=hush", "http://web/to/http://b/"),
+        ("""evaluate.py 'url="http://u:p@h/v1?k=1"' b=c@d""", """evaluate.py 'url="http://h/v1"' b=c@d"""),
+        ("""'url=http://u:it'"'"'s@h/v1' b=c@d""", "'url=http://h/v1' b=c@d"),
+    ],
+)
+def test_an_address_is_masked_whole_and_nothing_else_is_lost(text: str, expected: str) -> None:
+    assert record.masked(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://host/@scope/a@b, me@example.com",
+        "'http://a:1' and 'me@example.com'",
+        '{"a":"http://a:1","b":"me@example.com"}',
+        '["http://a:1","me@example.com"]',
+        "{url: http://a:1, mail: me@example.com}",
+        "see (http://[::1]:8/v1); write to me@example.com",
+        "http://a,http://b:1/v1#part",
+    ],
+)
+def test_text_without_secrets_in_its_addresses_is_left_as_it_is(text: str) -> None:
+    assert record.masked(text) == text

@@ -179,7 +179,13 @@ def test_other_machines_are_let_in_only_with_a_key(own: list[str], monkeypatch: 
 
 def test_without_a_merged_model_both_ways_out_are_named(own: list[str], tmp_path: Path) -> None:
     said = refusal(*own, "name=mine")
-    assert "python merge.py" in said and "name=mine" in said and "adapters" not in said
+    assert "python merge.py" in said and "name=mine" in said and "adapters" not in said and "no run" not in said
+    other = tmp_path / "outputs" / "demo" / "main" / "convert"
+    other.mkdir(parents=True)
+    (other / "run.json").write_text("{}")
+    assert "no merged model; there is no run 'mine', but demo; make it with: python merge.py" in refusal(
+        *own, "name=mine"
+    )
     best = tmp_path / "outputs" / "mine" / "main" / "train" / "best"
     best.mkdir(parents=True)
     (best / "adapter_config.json").write_text("{}")

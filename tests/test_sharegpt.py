@@ -185,7 +185,7 @@ def test_a_tool_without_parameters_has_an_empty_schema() -> None:
         (row(HUMAN, BOTH_CALLS, COLD | {"value": "[1, 2, 3]"}, GPT), "a call without a result: to 'weather'"),
         (row(HUMAN, OSLO_CALL, COLD, WARM, GPT), "a result that no call waits for: .*warm"),
         (row(HUMAN, OSLO_CALL, COLD), "results without an answer: "),
-        (row(HUMAN, OSLO_CALL, tools="[]"), "call to 'weather', which is not among the tools offered"),
+        (row(HUMAN, OSLO_CALL, tools="[]"), "call to 'weather', but the row offers no tools"),
         (
             row(HUMAN, {"from": "function_call", "value": "weather(Oslo)"}),
             "neither JSON nor a Python literal: 'weather",

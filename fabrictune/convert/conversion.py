@@ -329,8 +329,8 @@ def _test_line(dialogue: bytes, source: str, seen: bool) -> bytes:
 
 
 def _sample(dialogue: bytes, reading: Reading, lines: list[bytes]) -> card.Sample:
-    foreign = reading.recipe.format in rows.WRITERS
-    exchanges = () if foreign else tuple(map(Exchange.from_line, lines))
+    is_for_other_trainers = reading.recipe.format in rows.WRITERS
+    exchanges = () if is_for_other_trainers else tuple(map(Exchange.from_line, lines))
     return card.Sample(dialogues.from_json(json.loads(dialogue)), reading.name, exchanges)
 
 

@@ -137,7 +137,7 @@ class Converter:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.foreign = WRITERS.get(recipe.format)
+        self.for_other_trainers = WRITERS.get(recipe.format)
         self.ruler = _ruler(recipe.tokenizer, recipe.max_length) if recipe.tokenizer else None
 
     def convert(self, row: Row) -> tuple[Converted | None, Reject | None]:
@@ -176,7 +176,7 @@ class Converter:
         return dialogue, cut, keeping.likeness(dialogue)
 
     def _fitted(self, dialogue: Dialogue, measured: bool) -> Fitted:
-        if self.foreign:
+        if self.for_other_trainers:
             return Fitted((Piece(dialogue, (), ()),))
         write = self._writer(dialogue)
         if self.ruler and measured:
@@ -210,15 +210,15 @@ class Converter:
     def _lines(self, piece: Piece, fitted: Fitted, measured: bool) -> bytes:
         """The piece as lines. Raises UnicodeError where a text cannot be written."""
         dialogue = piece.dialogue
-        if self.foreign:
-            written = self.foreign(dialogue)
+        if self.for_other_trainers:
+            written = self.for_other_trainers(dialogue)
             _check_reading(dialogue, reader(self.recipe.format)(written), self.recipe.format)
             lines = [msgspec.json.encode(written)]
             lengths: tuple[int, ...] = (len(lines[0].decode()),)
         else:
             lines = [exchange.to_line() for exchange in piece.exchanges]
             lengths = piece.lengths
-        written_pending = None if self.foreign else 1
+        written_pending = None if self.for_other_trainers else 1
         facts = Facts(
             lines=len(lines),
             too_long=fitted.too_long if piece is fitted.pieces[0] else 0,
@@ -242,7 +242,7 @@ class Converter:
                 f"{self.recipe.max_length} tokens, the longest {fitted.longest}"
             )
         pending = len(dialogue.turns[-1].pending)
-        if pending > 1 and not self.foreign:
+        if pending > 1 and not self.for_other_trainers:
             reasons.append(
                 f"calls after one whose result is not known: {pending - 1} of {pending}, which the client would only "
                 f"ask for when it has that result"
@@ -258,15 +258,14 @@ def likely_source(given: Sequence[Row], recipe: Recipe, sources: Mapping[str, bo
     """The source as whose rows most of those given could be used, and how many; None if that is under half of them.
 
     `sources` says of each whether it is plain chat. Of several as good it is the one that finds most tools and calls,
-    then plain chat, then the last of them.
+    then plain chat, then the first of them.
     """
-    found = {
-        source: [_found(Converter(replace(recipe, source=source, plain=plain, tokenizer=None)), row) for row in given]
-        for source, plain in sources.items()
-    }
+    found: dict[str, list[int | None]] = {}
+    for source, plain in sources.items():
+        converter = Converter(replace(recipe, source=source, plain=plain, tokenizer=None))
+        found[source] = [_found(converter, row) for row in given]
     used = {source: sum(one is not None for one in counts) for source, counts in found.items()}
-    last_first = list(reversed(list(sources)))
-    best = max(last_first, key=lambda source: (used[source], sum(one or 0 for one in found[source]), sources[source]))
+    best = max(sources, key=lambda source: (used[source], sum(one or 0 for one in found[source]), sources[source]))
     return (best, used[best]) if 2 * used[best] >= max(len(given), 1) else None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fabrictune import addresses, record
-from fabrictune.config import ENDPOINT, Config, Endpoint
+from fabrictune.config import ENDPOINT, Config, Endpoint, command
 from fabrictune.evaluate import endpoints
 from fabrictune.serve import server
 
@@ -38,17 +38,16 @@ def find(config: Config, label: str) -> Candidate:
     Raises FileNotFoundError naming the command that makes it, ValueError for a key that the environment does not have,
     ConnectionError or RuntimeError for an endpoint that must be asked for its model's name and does not tell.
     """
-    own = f"name={config.name} variant={config.variant}"
     run, settings = config.run_folder, config.eval
     if label == ENDPOINT:
         return _served(config, label, Endpoint(settings.url, settings.model_name, settings.api_key_env))
     if label == "base":
         return Candidate(config.model.plain(), config.model.id, folder=_base(config))
     if label == "tuned":
-        merged = record.require_finished(run / "merge", f"python merge.py {own}")
+        merged = record.require_finished(run / "merge", command("merge.py", config, without="eval"))
         return Candidate(record.file_hash(merged / "run.json"), "merged by this run", folder=merged / "model")
     if label == "adapter":
-        trained = record.require_finished(run / "train", f"python train.py {own}")
+        trained = record.require_finished(run / "train", command("train.py", config, without="eval"))
         known = record.file_hash(trained / "run.json")
         return Candidate(known, "this run's adapter", folder=_base(config), adapter=trained / "best")
     endpoint = settings.endpoints[label]

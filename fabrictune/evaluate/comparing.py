@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def collect(config: Config, pattern: str) -> None:
     if not points:
         raise FileNotFoundError(
             f"no variant that matches {home / pattern} is evaluated by the suite {suite}; evaluate a sweep with: "
-            f"python evaluate.py name={config.name} eval={suite} +sweep=..."
+            f"{_command(config, f'name={config.name}', '+sweep=...')}"
         )
     first, *others = asked
     for name in others:
@@ -83,8 +84,8 @@ def _side(config: Config, name: str, suite: str) -> _Side:
     folder = Path(config.outputs) / run / "evaluate" / suite
     if run.count("/") != 1:
         raise ValueError(f"compare names '{name}', which is no run; write NAME/VARIANT or NAME/VARIANT:MODEL")
-    variant = run.partition("/")
-    record.require_finished(folder, f"python evaluate.py name={variant[0]} variant={variant[2]} eval={suite}")
+    own, _, variant = run.partition("/")
+    record.require_finished(folder, _command(config, f"name={own}", f"variant={variant}"))
     rows = playing.read(folder / "predictions.jsonl")
     models = list(dict.fromkeys(row["model"] for row in rows))
     chosen = model or ("tuned" if "tuned" in models else models[0])
@@ -92,6 +93,12 @@ def _side(config: Config, name: str, suite: str) -> _Side:
         raise ValueError(f"compare names '{name}', whose models are {', '.join(models)}; write {run}:MODEL")
     settings = record.settings_of(folder)
     return _Side(f"{run}:{chosen}", settings, [row for row in rows if row["model"] == chosen])
+
+
+def _command(config: Config, *words: str) -> str:
+    """What to type to evaluate another run by this suite. Of what was typed here it shares the folder alone."""
+    place = [] if Path(config.outputs) == Path("outputs") else [f"outputs={config.outputs}"]
+    return shlex.join(["python", "evaluate.py", *words, f"eval={config.eval.suite.value}", *place])
 
 
 def _asked(settings: dict[str, Any]) -> dict[str, Any]:

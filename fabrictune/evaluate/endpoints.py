@@ -32,6 +32,7 @@ TOO_MANY = 429
 FIRST_WAIT = 1.0  # seconds before the second try, doubled with each further one, and up to as much again by chance
 LONGEST_WAIT = 60.0
 LONGEST_ASKED = 120.0  # seconds that a server may ask us to wait; one that asks for more is not waited for
+UNREACHED = "; is the server up and the address right? eval.retries=0 asks once"
 CONNECT_SECONDS = 10.0  # a server may take minutes to answer, but not to take up a connection
 
 # Why a reply ended, other than at the bound on tokens. A model that calls by its API's own means has stopped, too.
@@ -269,21 +270,25 @@ class _Endpoint:
             words = self.refusal(_error_of(state))
             logger.warning("%s; next try in %.0f s (%d of %d)", words, seconds, state.attempt_number, self.retries)
 
-    def refusal(self, error: BaseException, attempts: int = 1) -> Exception:
-        """The error in one sentence: a ConnectionError where the endpoint was not reached, else a RuntimeError."""
+    def refusal(self, error: BaseException, attempts: int = 0) -> Exception:
+        """The error in one sentence: a ConnectionError where the endpoint was not reached, else a RuntimeError.
+
+        After the last of `attempts` it says how many there were, and the way out.
+        """
         times = f", {attempts} times in a row" if attempts > 1 else ""
+        end = times + UNREACHED if attempts and self.timeout is not None else times  # None: a server of our own
         if isinstance(error.__cause__, httpx2.ConnectTimeout):
-            return ConnectionError(f"{self.address} cannot be reached (it takes up no connection){times}")
+            return ConnectionError(f"{self.address} cannot be reached (it takes up no connection){end}")
         if isinstance(error, openai.APITimeoutError):
             return ConnectionError(f"{self.address} gave no answer within {self.timeout} seconds{times}")
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__ or error
-            return ConnectionError(f"{self.address} cannot be reached ({self.shown(cause)}){times}")
+            return ConnectionError(f"{self.address} cannot be reached ({self.shown(cause)}){end}")
         if isinstance(error, _Unreadable):
             return ConnectionError(f"{self.address} gave an answer that is no JSON ({self.shown(error)}){times}")
         status = getattr(error, "status_code", None)
         if status in GATEWAY_FAULTS:
-            return ConnectionError(f"{self.address} cannot be reached (its gateway says {self.shown(error)}){times}")
+            return ConnectionError(f"{self.address} cannot be reached (its gateway says {self.shown(error)}){end}")
         kind = Rejected if status in (400, 422) else RuntimeError
         return kind(f"{self.address} refused a request{times}: {self.shown(error)}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fabrictune import protocol, record
+from fabrictune.command_line import MAIN
 from fabrictune.config import ENDPOINT, Config, Suite, command, is_point
 from fabrictune.evaluate import candidates, comparing, endpoints, playing, report, scoreboard, scores
 from fabrictune.evaluate.candidates import Candidate
@@ -66,14 +67,20 @@ def evaluate(config: Config) -> None:
         comparing.collect(config, "*")
 
 
+# The questions of the suites that ask about each test dialogue by itself.
+_ASKS = {Suite.agentfabric: agentfabric.tasks, Suite.smoke: agentfabric.tasks, Suite.toolbench: toolbench.tasks}
+
+
 class _Data:
     """What the suite asks about, and where it comes from."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.made_by = f"python convert.py name={config.name} variant={config.variant}"
         self.suite, self.file = config.eval.suite, Path(config.eval.file) if config.eval.file else None
         converted = config.convert_folder
+        # Without data of its own a variant is asked about those that all variants share.
+        maker = config if (config.run_folder / "convert").exists() else replace(config, variant=MAIN)
+        self.made_by = command("convert.py", maker, without="eval")
         if self.suite is Suite.bfcl or self.file:
             self.converted = converted if record.is_finished(converted) else None
         else:
@@ -88,7 +95,7 @@ class _Data:
             return [record.require(self.file, "give eval.file=FILE as convert.py writes test_dialogues.jsonl")]
         if self.suite is Suite.bfcl or self.converted is None:
             return []
-        tests = record.require(self.converted / "test_dialogues.jsonl", f"{self.made_by} overwrite=true")
+        tests = record.require(self.converted / "test_dialogues.jsonl", f"make it with: {self.made_by} overwrite=true")
         chat = self.converted / "test_general.jsonl"
         return [tests, chat] if self.suite is Suite.general and chat.exists() else [tests]
 
@@ -102,8 +109,7 @@ class _Data:
         if self.suite is Suite.bfcl:
             return _bounded(bfcl.of_dialogues(self._read(self.paths[0]), self.dialect), limit)
         tests = self._read(self.paths[0], limit)
-        ask = toolbench.tasks if self.suite is Suite.toolbench else agentfabric.tasks
-        return ask(tests, self.dialect)
+        return _ASKS[self.suite](tests, self.dialect)
 
     def _read(self, path: Path, limit: int | None = None) -> list[TestDialogue]:
         """The dialogues; of a file of one's own nobody knows whether this run's training saw their tools."""

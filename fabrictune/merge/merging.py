@@ -84,7 +84,7 @@ def _adapter(config: Config) -> Path:
         return Path(config.merge.adapter).expanduser()
     train = command("train.py", config)
     trained = record.require_finished(config.run_folder / "train", train)
-    best = record.require(trained / "best" / adapters.WEIGHTS, f"{train} overwrite=true").parent
+    best = record.require(trained / "best" / adapters.WEIGHTS, f"make it with: {train} overwrite=true").parent
     _require_same_base(record.settings_of(trained)["model"], config.model.plain(), best)
     return best
 

@@ -9,6 +9,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from fabrictune.log import logger
 from fabrictune.model import qwen
 
 WEIGHTS = ("*.safetensors",)
@@ -91,6 +92,7 @@ def _from_hub(id: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import IncompleteSnapshotError
 
     ways = "log in or go online, or put the model's files into a folder and use model=folder model.id=FOLDER"
+    logger.info("asking huggingface for %s", id)
     try:
         found = Path(snapshot_download(id, revision=revision, allow_patterns=list(patterns)))
     except (OSError, HTTPError) as error:

@@ -14,9 +14,9 @@ import psutil
 import uvicorn
 
 from fabrictune import addresses
-from fabrictune.config import MAIN, Config
+from fabrictune.command_line import MAIN
+from fabrictune.config import Config
 from fabrictune.log import logger
-from fabrictune.record import masked
 from fabrictune.serve.capture import recording
 from fabrictune.serve.capture.journal import Journal
 from fabrictune.serve.capture.proxy import Count, Rules, Upstream, app, status
@@ -82,13 +82,17 @@ def _upstream(url: str | None, key_env: str | None, host: str, port: int) -> Ups
     parts = addresses.parts(url, "serve.upstream")
     name, to_port = str(parts.hostname), parts.port
     if parts.query or parts.fragment:
-        raise ValueError(f"serve.upstream={masked(url)} must end with its path: what follows '?' or '#' is not sent")
+        raise ValueError(
+            f"serve.upstream={addresses.shown(url)} must end with its path: what follows '?' or '#' is not sent"
+        )
     if (to_port or (443 if parts.scheme == "https" else 80)) == port and addresses.reached(name) & _listening(host):
-        raise ValueError(f"serve.upstream={masked(url)} is this proxy itself; choose another serve.port=")
+        raise ValueError(f"serve.upstream={addresses.shown(url)} is this proxy itself; choose another serve.port=")
     key = addresses.upstream_key(key_env, "serve.upstream_key_env")
     is_here = addresses.is_loopback(name)
     if parts.scheme == "http" and not is_here:
-        logger.warning("serve.upstream=%s is not encrypted: keys and requests can be read on their way", masked(url))
+        logger.warning(
+            "serve.upstream=%s is not encrypted: keys and requests can be read on their way", addresses.shown(url)
+        )
     return Upstream(url, key, trust_env=not is_here)
 
 

@@ -19,7 +19,7 @@ PLACES = (Path(), Path("config"), Path("apps/agentfabric/config"))  # in the fol
 def register(config: Config) -> None:
     """Puts the entry of each name that is served in, the file as it was beside it; changes nothing that is there."""
     if not config.serve.agentfabric:
-        raise ValueError("serve.agentfabric is empty; give the folder of AgentFabric, as make agentfabric DIR=FOLDER")
+        raise ValueError("serve.agentfabric is empty; give serve.agentfabric=FOLDER, the folder of AgentFabric")
     path = find(Path(config.serve.agentfabric).expanduser())
     api_base = config.serve.upstream or addresses.url(config.serve.host, config.serve.port)
     _check(api_base)
@@ -34,7 +34,7 @@ def register(config: Config) -> None:
         logger.info("%s has %s already; nothing is changed", path, ", ".join(names))
         return
     aside = replace(path, text)
-    logger.info("%s has %s at %s now; as it was: %s", path, ", ".join(names), record.masked(api_base), aside.name)
+    logger.info("%s has %s at %s now; as it was: %s", path, ", ".join(names), addresses.shown(api_base), aside.name)
     logger.info("start AgentFabric anew and choose it under Configure; docs/agentfabric.md says what else to set")
 
 
@@ -42,7 +42,7 @@ def _check(url: str) -> None:
     """Raises ValueError for what is no address, and warns of one whose path is not that of OpenAI's interface."""
     if not addresses.parts(url, "serve.upstream").path.rstrip("/").endswith("/v1"):
         logger.warning(
-            "serve.upstream=%s does not end in /v1, where vLLM and most other servers answer", record.masked(url)
+            "serve.upstream=%s does not end in /v1, where vLLM and most other servers answer", addresses.shown(url)
         )
 
 

@@ -115,9 +115,7 @@ def page_command(config: Config, with_key: bool = False) -> str:
 
 def plain_command(config: Config) -> str:
     """The command that serves this run's model, without what was typed of the section `serve`."""
-    python, script, *words = shlex.split(command("serve.py", config))
-    kept = [word for word in words if not word.lstrip("+").startswith(("serve=", "serve."))]
-    return shlex.join([python, script, *kept])
+    return command("serve.py", config, without="serve")
 
 
 def _listed(names: list[str]) -> str:
@@ -168,7 +166,7 @@ def _merged(config: Config) -> Path:
     ways = command("merge.py", config) + (" resume=true" if (folder / "run.json").exists() else "")
     if (best / "adapter_config.json").exists():
         ways += f"\nor serve the adapter on its base: {command('serve.py', config)} +serve.adapters.tuned={best}"
-    raise FileNotFoundError(f"{folder} holds no merged model; make it with: {ways}")
+    raise FileNotFoundError(f"{folder} holds no merged model; {record.other_runs(folder)}make it with: {ways}")
 
 
 def _check_gpus(wanted: int) -> None:

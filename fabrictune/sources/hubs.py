@@ -35,6 +35,7 @@ def fetch(hub: str, id: str, pattern: str | None, revision: str | None, local: P
     if _holds(own, pattern):
         return own
     wanted = f"its files that match '{pattern}'" if pattern else f"its data files ({', '.join(files.KINDS)})"
+    logger.info("asking %s for %s", hub, id)
     try:
         folder = HUBS[hub](id, pattern, revision)
     except ConnectionError as error:

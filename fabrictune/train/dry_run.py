@@ -21,6 +21,7 @@ ARCHITECTURE = (
     "'+model.architecture={model_type: qwen2, hidden_size: 3584, intermediate_size: 18944, num_hidden_layers: 28, "
     "num_attention_heads: 28, num_key_value_heads: 4, vocab_size: 152064}'"
 )
+ON_CPU = "The tables are of GPUs. None is here, and of this machine's CPU neither time nor memory is estimated."
 
 
 def show(config: Config) -> None:
@@ -49,6 +50,7 @@ def show(config: Config) -> None:
     known, memories, chosen = _needs(config, architecture, ranks)
     machine: accelerators.Machine | None = tried(planning.machine_of_ranks)
     memory_here = machine.memory if machine else None
+    is_on_cpu = bool(machine) and memory_here is None and config.launcher.kind is not LauncherKind.deepspeed
     refusals += tried(lambda: planning.launcher_problems(config)) or []
     refusals += estimates.problems(chosen, memories, memory_here)
     if machine:
@@ -70,7 +72,7 @@ def show(config: Config) -> None:
         _sources(converted, stats),
         schedule,
         known,
-        memories,
+        [] if is_on_cpu else memories,  # DeepSpeed's ways say nothing to it
         chosen,
         operations,
         _deepspeed(config),
@@ -78,9 +80,16 @@ def show(config: Config) -> None:
     )
     console = Console(width=120)
     forecast.show(report, console)
+    if is_on_cpu:
+        console.print(ON_CPU, soft_wrap=True)
+    _conclude(console, config, data, is_refused=bool(refusals))
+
+
+def _conclude(console: Console, config: Config, data: Batches | None, *, is_refused: bool) -> None:
+    """Prints what to do about the run. Raises SystemExit with code 1 where something would be refused."""
     if data and (advice := planning.few_steps(config, data)):
         console.print(advice, markup=False, soft_wrap=True)
-    if refusals:
+    if is_refused:
         console.print("Nothing was begun. The tables are of as many GPUs as the config asks for.")
         raise SystemExit(1)
     console.print(f"Nothing was begun. Begin it with: {command('train.py', config)}", markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ HOURS_OF = (
     "{:.2e} floating point operations at an assumed share of the peak; without loading, evaluating and saving. "
     "The tutorial's own run of 2 h 14 min on 8 A100s reached 0.16 with all of these."
 )
+LEAST_HOURS = 0.05  # less is shown as 0.0
 
 
 def report(
@@ -61,8 +62,10 @@ def show(estimate: Mapping[str, Any], console: Console) -> None:
         console.print(_sources(estimate["sources"]))
     console.print(_schedule(estimate))
     console.print(_memories(estimate["memory"]))
-    if estimate["hours"]:
+    if any(row["hours"] >= LEAST_HOURS for row in estimate["hours"]):
         console.print(_hours(estimate))
+    elif estimate["hours"]:
+        console.print(f"Training takes under 0.1 hours on one GPU ({', '.join(DEVICES)}; estimate).")
     if estimate["deepspeed"]:
         console.print("DeepSpeed's settings:", style="bold")
         console.print_json(data=estimate["deepspeed"])

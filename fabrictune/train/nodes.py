@@ -99,6 +99,8 @@ def launcher(kind: str, placed: Mapping[str, int], port: int, hostfile: Path | N
         words += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
         words += ["--log-dir", str(notes / "torchrun")]  # its own is a new folder below /tmp, which it never removes
         return [sys.executable, "-m", *words]
+    if kind != "deepspeed":
+        raise ValueError(f"launcher={kind} cannot start ranks; choose torchrun or deepspeed")
     words = ["deepspeed.launcher.runner", "--no_local_rank", "--log_level", "critical", "--master_port", str(port)]
     if hostfile:
         # Forced, since a hostfile of one host would otherwise be started here, whatever host it names.

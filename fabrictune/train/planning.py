@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from fabrictune import processes, protocol, record
-from fabrictune.config import GENERATED_MEASURES, MAIN, Config, LauncherKind, Offload, Optimizer, command
+from fabrictune.command_line import MAIN
+from fabrictune.config import GENERATED_MEASURES, Config, LauncherKind, Offload, Optimizer, command, swept
 from fabrictune.dialogue import Exchange
 from fabrictune.log import logger
 from fabrictune.model import encoding, model_files, models
@@ -36,6 +37,8 @@ ALL_LINEAR = "all-linear"
 ESTIMATED = 16  # steps of an epoch whose rows are laid out to estimate the tokens of all
 # What may be another after a resume: it changes the memory and what is shown, not what is computed.
 FREE = ("row_tokens", "gradient_checkpointing")
+# Of data.*, what converted rows can do without.
+NOT_CONVERTED = {"data.max_length", "data.count_tokens", "data.folder", "data.processes"}
 FEW_STEPS, ENOUGH_STEPS = 10, 30  # what teaches next to nothing, and what is proposed instead
 
 
@@ -45,8 +48,11 @@ def converted_folder(config: Config) -> Path:
     Raises FileNotFoundError naming the command that makes them, ValueError if they are rows for other trainers or, of
     another variant, were converted with other settings.
     """
-    # One conversion serves all points of a sweep.
-    converted = record.require_finished(config.convert_folder, command("convert.py", replace(config, variant=MAIN)))
+    converted, by_itself = config.convert_folder, config.run_folder / "convert"
+    has_own = by_itself.exists() or (_sweeps_data() and not record.is_finished(converted))
+    # Else one conversion serves all points of a sweep.
+    made_by = command("convert.py", config if has_own else replace(config, variant=MAIN))
+    converted = record.require_finished(by_itself if has_own else converted, made_by)
     known = record.settings_of(converted)
     protocol.dialect_of(known["format"], "train.py")
     if config.variant != MAIN and converted == Path(config.outputs) / config.name / MAIN / "convert":
@@ -62,6 +68,12 @@ def converted_folder(config: Config) -> Path:
                 f"{command('convert.py', config)}; or give train.py the data.* that convert.py was given"
             )
     return converted
+
+
+def _sweeps_data() -> bool:
+    """Whether each point of this sweep has data of its own."""
+    keys = {key.lstrip("+~") for key in swept()} - NOT_CONVERTED
+    return any(key == "seed" or key.startswith(("data.", "data/")) for key in keys)
 
 
 def _conversion(config: Config) -> dict[str, Any]:

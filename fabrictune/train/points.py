@@ -21,11 +21,20 @@ FILE = "train.csv"
 def show(home: Path, *, higher_is_better: bool, console: Console | None = None) -> None:
     """Prints the variants in `home` whose training is finished, the best first, and writes them as CSV there.
 
-    Warns of those that another test set was used for.
+    Warns of those that another test set was used for, of those that cannot be read, and if there can be no table.
     """
+    try:
+        _show(home, higher_is_better, console or Console(width=120))
+    except Exception as error:  # of whatever kind: the training of the point that asks for the table is finished
+        logger.warning("the table of the points could not be made: %s: %s", type(error).__name__, error)
+
+
+def _show(home: Path, higher_is_better: bool, console: Console) -> None:
     runs = _finished(home)
-    tests = {name: run["settings"]["data"]["test.jsonl"] for name, run in runs.items()}
-    if len(set(tests.values())) > 1:
+    if not runs:
+        return
+    tests = {run["settings"]["data"]["test.jsonl"] for run in runs.values()}
+    if len(tests) > 1:
         logger.warning("not all variants in %s have the same test data: their losses cannot be compared", home)
     lines = _lines(runs)
     lines.sort(key=lambda line: -line["best"] if higher_is_better else line["best"])
@@ -34,14 +43,32 @@ def show(home: Path, *, higher_is_better: bool, console: Console | None = None) 
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    (console or Console(width=120)).print(_table(lines))
+    console.print(_table(lines))
     logger.info("the variants that are trained, the best first, are in %s", path)
 
 
 def _finished(home: Path) -> dict[str, dict[str, Any]]:
-    """run.json of the trainings that are finished, by variant."""
-    folders = [folder for folder in sorted(home.glob("*/train")) if record.is_finished(folder)]
-    return {folder.parent.name: json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in folders}
+    """run.json of the trainings that are finished, by variant, but for those that cannot be read, which it warns of."""
+    runs = {}
+    for path in sorted(home.glob("*/train/run.json")):
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            if run["finished"] is None:
+                continue
+            _check(run)
+        except FileNotFoundError:  # another job has begun it anew
+            continue
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            logger.warning("%s is not in the table of the points: %s: %s", path, type(error).__name__, error)
+        else:
+            runs[path.parent.parent.name] = run
+    return runs
+
+
+def _check(run: Mapping[str, Any]) -> None:
+    """Raises LookupError, TypeError or ValueError if the run has not what its line needs, as one of older code."""
+    settings, results = run["settings"], run["results"]
+    _ = settings["data"]["test.jsonl"], settings["train"]["best_by"], float(results["best"])
 
 
 def _lines(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from fabrictune.config import GENERATED, Source
-from fabrictune.convert.rows import Converter, Recipe, Row
+from fabrictune.convert.conversion import FROM_FILES
+from fabrictune.convert.rows import Converter, Recipe, Row, likely_source
 from fabrictune.dialogue import Dialogue
 from fabrictune.sources import files
 
@@ -28,10 +29,13 @@ SHOWN = pytest.mark.parametrize(
 )
 
 
+def recipe(source: str) -> Recipe:
+    return Recipe(source, source, "agentfabric", source in GENERAL, None, 0.0, 0.0, None, 2048, "keep", 1.0, 1)
+
+
 def converted(source: str, text: str) -> Dialogue:
     """The dialogue of a row, which must be written as AgentFabric's request, or as plain chat if it is such."""
-    recipe = Recipe(source, source, "agentfabric", source in GENERAL, None, 0.0, 0.0, None, 2048, "keep", 1.0, 1)
-    kept, reject = Converter(recipe).convert(Row(0, "data.md", 1, text))
+    kept, reject = Converter(recipe(source)).convert(Row(0, "data.md", 1, text))
     assert kept is not None and reject is None, reject
     return msgspec.json.decode(kept.blob.split(b"\n")[1], type=Dialogue)
 
@@ -53,6 +57,11 @@ def test_a_row_on_the_page_is_read_whole_by_its_source(source: str, sample: str)
     assert calls == ([] if is_log else [("get_weather", {"city": "Lyon"})])
     results = [json.loads(step.observation)["sky"] for turn in dialogue.turns for step in turn.steps]
     assert results == ([] if is_log or '"answers"' in sample else ["rain"])
+
+
+@SHOWN
+def test_a_row_on_the_page_tells_its_source(source: str, sample: str) -> None:
+    assert likely_source([Row(0, "data.md", 1, sample)], recipe("sharegpt"), FROM_FILES) == (source, 1)
 
 
 @SHOWN

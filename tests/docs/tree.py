@@ -15,10 +15,10 @@ WIDTH = 138
 COLUMN = 19  # where the sentences begin
 # What the folders are for that hold no modules of the library.
 FOLDERS = {
-    "conf": "Values, never code: config.yaml is the root, each folder a group; cluster, "
-    "experiment, sweep are overlays, added with a +.",
-    "tests": "test_<module>.py; golden/: recordings and cases; docs/: what README and docs say; e2e/: vLLM, launchers, "
-    "a browser; clients/: make test-clients; gpu/: make gpu.",
+    "conf": "Values, never code: config.yaml is the root, each folder a group; "
+    "+cluster, +experiment, +sweep are overlays.",
+    "tests": "test_<module>.py, or of what several do; golden/: recordings and cases; docs/: what README and docs say; "
+    "e2e/: vLLM, launchers, a browser; clients/: make test-clients; gpu/: make gpu.",
     "benchmarks": "Scripts that measure against peers, both sides in one run.",
     "requirements": "The locks for CPU and GPU, with hashes: make lock, make audit.",
     "docs": "How-tos, and log.md, the dated record of experiments, failed ones too.",

@@ -45,7 +45,7 @@ CATEGORIES = (
     "multi_turn_long_context",
 )
 NOTE = " Note that the provided function is in {language} syntax."
-FOREIGN = {"simple_java": "Java", "simple_javascript": "JavaScript"}  # whose arguments are written as strings
+OTHER_LANGUAGES = {"simple_java": "Java", "simple_javascript": "JavaScript"}  # whose arguments are written as strings
 LATER = "I have updated some more functions you can choose from. What about now?"
 # The package's own names of types, in any of its three languages, as JSON schema's; whatever else it says is a string.
 JSON_TYPES = {
@@ -132,7 +132,7 @@ def tool(function: Mapping[str, Json], category: str) -> Tool:
     A parameter of Java or JavaScript is a string there, in which the model writes an expression of that language.
     Raises ValueError if it is no tool.
     """
-    foreign = FOREIGN.get(category)
+    foreign = OTHER_LANGUAGES.get(category)
     language = {"Java": "Java 8 SDK", "JavaScript": "JavaScript"}.get(foreign or "", "Python 3")
     shown = {
         name: _expression(schema, foreign) if foreign else _schema(schema)
@@ -172,7 +172,7 @@ def check(
     functions: Sequence[Mapping[str, Json]], calls: Sequence[Call], truth: Sequence[Json], category: str
 ) -> str | None:
     """None if the package's syntax checker takes the calls for right, else the type of error it sees."""
-    language = getattr(_module(".constants.enums").Language, FOREIGN.get(category, "Python").upper())
+    language = getattr(_module(".constants.enums").Language, OTHER_LANGUAGES.get(category, "Python").upper())
     made = [{call.name: call.arguments} for call in calls]
     # The checker compares what the model wrote without asking for its shape first: lists of numbers where it looks for
     # objects, integers beyond any float, lists nested a thousand deep.

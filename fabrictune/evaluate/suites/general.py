@@ -24,7 +24,7 @@ from fabrictune.score.testset import TestDialogue, spaced
 
 CHAT = "chat"  # categories: an answer of held-out chat
 NO_TOOL = "no_tool_query"  # a query of chat, or one that the record answers without a call
-FOREIGN = "foreign_query"  # a query about tools of another family, none of which is on offer
+OTHER_FAMILY = "foreign_query"  # a query about tools of another family, none of which is on offer
 
 
 def tasks(
@@ -104,7 +104,7 @@ def _foreign_queries(agents: Sequence[TestDialogue], dialect: protocol.Dialect, 
             and tools.isdisjoint(tool.name for tool in other.dialogue.tools)
         ]
         if others and turn.calls and not turn.files:
-            yield _query(name, FOREIGN, turn, _drawn(others, turn.query, f"{seed}/foreign/{name}"), dialect)
+            yield _query(name, OTHER_FAMILY, turn, _drawn(others, turn.query, f"{seed}/foreign/{name}"), dialect)
 
 
 def _turns_without_calls(agents: Sequence[TestDialogue], dialect: protocol.Dialect) -> Iterator[Task]:

@@ -60,7 +60,7 @@ class Upstream:
 
     @property
     def shown(self) -> str:
-        return record.masked(self.url)
+        return addresses.shown(self.url)
 
     @property
     def proxy(self) -> str | None:
@@ -335,11 +335,6 @@ def _is_recorded(request: Request) -> bool:
 async def _nothing() -> Message:
     """What a client says that has nothing more to say."""
     return {"type": "http.disconnect"}
-
-
-def _token(request: Request) -> str:
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if kind.lower() == "bearer" else ""
 
 
 def _foreign(request: Request, host: str) -> str | None:

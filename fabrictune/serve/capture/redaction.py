@@ -75,11 +75,6 @@ class Redactor:
         return self._names.setdefault((kind, told), f"<{kind}-{count}>")
 
 
-def redacted(value: Json) -> Json:
-    """The value with placeholders for personal data, in keys of objects too."""
-    return Redactor()(value)
-
-
 def without(value: Json, secrets: Iterable[str]) -> Json:
     """The value with *** for each of the secrets of at least 8 characters."""
     # A secret may hold another.

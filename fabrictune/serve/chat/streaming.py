@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
+from fabrictune import addresses
 from fabrictune.addresses import is_loopback, parts
 from fabrictune.dialogue import Json
-from fabrictune.record import masked
 
 CONNECT_SECONDS = 5.0  # a person waits
 READ_SECONDS = 300.0  # between two pieces; the first waits in the server's queue
@@ -44,7 +44,7 @@ class Server:
     @property
     def shown(self) -> str:
         """The address without what is secret in it."""
-        return masked(self.url)
+        return addresses.shown(self.url)
 
     @cached_property  # the look-up of a name may take seconds, and would hold up whoever else is on the loop
     def is_here(self) -> bool:
