@@ -4,11 +4,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 
-# A GPU is there if its driver answers; where the environment is made on a machine without one, as a cluster's login
-# node: export GPU=yes.
-ifeq ($(origin GPU),undefined)
-GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
-endif
+# GPU=yes or no decides, as on a cluster's login node; else an environment for GPUs stays one (jobs may run from it), else a
+# driver that answers.
+override GPU := $(filter yes,$(or $(filter yes no,$(GPU)),$(if $(wildcard $(VENV)/.installed-gpu),yes),\
+  $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)))
 LOCK := requirements/$(if $(GPU),gpu,cpu).txt
 STAMP := $(VENV)/.installed-$(basename $(notdir $(LOCK)))
 # torch's CPU build is not on PyPI: it lies on PyTorch's own site, or in a folder where pip is told of one.

@@ -33,7 +33,7 @@ _OF_MIXES = {"file": ("files",), "hub": ("huggingface", "modelscope")}
 _MAY_BRING_A_MIX = ("data/mix=", "+experiment=", "+sweep=", "--config-", "-c")
 # A list, a mapping, and a function of Hydra's grammar. A name that only begins as they do is one value.
 _SEVERAL = re.compile(
-    r"\[.*\]|\{.*\}|(bool|choice|extend_list|float|glob|int|interval|json_str|range|shuffle|sort|str|tag)\(.*\)",
+    r"\[[^\[\]]*\]|\[\[.*\]\]|\{.*\}|(bool|choice|extend_list|float|glob|int|interval|json_str|range|shuffle|sort|str|tag)\(.*\)",
     re.DOTALL,
 )
 
@@ -77,7 +77,19 @@ def quoted(words: Sequence[str]) -> list[str]:
     ]
 
 
+def override(key: str, value: str) -> str:
+    """KEY=VALUE such that Hydra reads this one text, with quotes of its own where it would read anything else."""
+    word = f"{key}={value}"
+    parser = OverridesParser.create()
+    if _is_read(parser, word):
+        read = parser.parse_override(word)
+        if not read.is_sweep_override() and read.value() == value:
+            return word
+    return f"{key}={QuotedString(text=value, quote=Quote.double).with_quotes()}"
+
+
 def _quoted(parser: OverridesParser, word: str) -> str:
+    typed = word
     key, sign, value = word.partition("=")
     if sign and value.startswith("~"):  # which a shell expands at the start of a word only
         value = os.path.expanduser(value)
@@ -100,9 +112,9 @@ def _quoted(parser: OverridesParser, word: str) -> str:
     if "," in value:
         raise SystemExit(
             _refused(
-                word,
+                typed,
                 f"one value with a comma needs quotes inside of the shell's, '{key}=\"A,B\"', "
-                f'and so does each value of a sweep, \'{key}="A","B"\'',
+                f'and so does each value of a sweep, \'{key}="A","B"\'; write $HOME for ~',
             )
         )
     # Double ones, since commands that are printed to be typed again get the shell's single ones around them.

@@ -171,6 +171,7 @@ class ServeKind(enum.Enum):
 
 
 _GROUPS = ("experiment", "sweep", "cluster")  # that nothing chooses by itself
+_OWN_FOLDER = ("--config-", "-cd", "-cp", "-cn", "hydra.searchpath=")  # how a user brings groups of their own
 # Settings that say something to these kinds of serve alone. A model is served and registered with the same words.
 OF_KINDS = {
     "model": (ServeKind.model, ServeKind.register, ServeKind.chat),  # for chat it is whose format is spoken
@@ -513,9 +514,12 @@ def require_known_keys() -> None:
 
     Hydra would propose to append it with +, and then `typed` would refuse it.
     """
+    own_folder = any(word.startswith(_OWN_FOLDER) for word in sys.argv[1:])
     for word in sys.argv[1:]:
         key, sign, _ = word.partition("=")
         key = key.lstrip("+")
+        if own_folder and "." not in key:
+            continue  # it may be a group of that folder
         # What has other signs is a group in a folder, a package, or an option of Hydra's.
         is_groups = key in _GROUPS or not re.fullmatch(r"\w+(\.[\w-]+)*", key)
         if sign and not is_groups and not key.startswith("hydra"):
@@ -534,7 +538,8 @@ def _require_known(key: str) -> None:
             break
         fields = get_type_hints(kind)
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
+            overlays = [] if place else [f"+{overlay}" for overlay in _GROUPS]
+            near = difflib.get_close_matches(name, [*fields, *overlays], n=1)
             if near:
                 raise SystemExit(f"config: there is no key {key}; did you mean {'.'.join([*names[:place], *near])}?")
             raise SystemExit(f"config: there is no key {key}; see the keys with --cfg job")

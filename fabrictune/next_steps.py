@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from fabrictune import protocol, run_steps
-from fabrictune.command_line import MAIN
+from fabrictune.command_line import MAIN, override
 from fabrictune.run_steps import Step
 
 # Overrides that merge.py, evaluate.py and serve.py do not read.
@@ -139,9 +139,12 @@ def _placed(run: Path, words: Sequence[str]) -> list[str]:
     outputs = run.parent.parent
     kept = [word for word in words if not word.startswith("outputs=") or _is_place(word, outputs)]
     if not any(word.startswith("outputs=") for word in kept) and outputs.resolve() != Path("outputs").resolve():
-        kept.append(f"outputs={outputs}")
-    is_named = any(word.startswith(("name=", "+experiment=")) for word in kept)
-    return kept if is_named else [f"name={run.parent.name}", *kept]
+        kept.append(override("outputs", str(outputs)))
+    named = [word for word in kept if word.startswith("name=")]
+    if any("${" not in word and word != f"name={run.parent.name}" for word in named):  # it was moved or copied
+        kept, named = [word for word in kept if word not in named], []
+    is_told = named or any(word == f"+experiment={run.parent.name}" for word in kept)
+    return kept if is_told else [override("name", run.parent.name), *kept]
 
 
 def _is_place(word: str, outputs: Path) -> bool:

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fabrictune.command_line import quote_plain_words, quoted, require_mix
+from fabrictune.command_line import override, quote_plain_words, quoted, require_mix
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "data.mix.file.path"
@@ -30,6 +31,7 @@ def composed_path(word: str) -> str:
 @pytest.mark.parametrize(
     "path",
     [
+        "[a]天[b]",
         "/tmp/数据/样本.jsonl",
         "/tmp/my data (1)/a=b.jsonl",
         "data(1).jsonl",
@@ -152,3 +154,12 @@ def test_a_source_without_its_mix_is_refused_with_the_mix(words: list[str], mix:
 )
 def test_a_source_may_come_with_its_mix_or_with_a_config_of_ones_own(words: list[str]) -> None:
     require_mix(words)
+
+
+@pytest.mark.parametrize(
+    "value", ["/tmp/runs", "/tmp/a,b", "[x]", "/tmp/my data (1)", "数据", "null", "true", "8", "it's"]
+)
+def test_an_override_that_we_print_is_read_as_that_one_text(value: str) -> None:
+    read = OverridesParser.create().parse_override(override("outputs", value))
+    assert not read.is_sweep_override()
+    assert str(read.value()) == value and isinstance(read.value(), str | QuotedString)

@@ -174,6 +174,18 @@ def test_what_is_or_may_be_a_key_is_left_to_hydra(word: str, monkeypatch: pytest
     require_known_keys()
 
 
+def test_a_group_of_a_users_own_folder_is_left_to_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", "mine", "+team=a"])
+    require_known_keys()
+
+
+@pytest.mark.parametrize("overlay", ["experiment", "sweep", "cluster"])
+def test_a_mistyped_overlay_is_answered_with_the_one_meant(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", f"+{overlay[:-2]}{overlay[-1]}=x"])
+    with pytest.raises(SystemExit, match=rf"did you mean \+{overlay}\?$"):
+        require_known_keys()
+
+
 @pytest.mark.parametrize("script", ["convert.py", "train.py", "merge.py", "evaluate.py", "serve.py"])
 def test_a_script_asks_for_known_keys_before_hydra_does(script: str) -> None:
     start = (ROOT / script).read_text(encoding="utf-8").partition("__main__")[2]

@@ -63,8 +63,6 @@ def test_neighbours_that_cannot_be_read_are_left_out_with_a_warning(tmp_path, ca
     ):
         (tmp_path / variant / "train").mkdir(parents=True)
         (tmp_path / variant / "train" / "run.json").write_text(text)
-    (tmp_path / "begun_anew" / "train").mkdir(parents=True)
-    (tmp_path / "begun_anew" / "train" / "run.json").symlink_to("gone")
     lines, printed = shown(tmp_path)
     assert [line["variant"] for line in lines] == ["a"] and "old" not in printed
     assert caplog.text.count("is not in the table of the points: ") == 4

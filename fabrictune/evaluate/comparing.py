@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fabrictune import record
+from fabrictune.command_line import override
 from fabrictune.config import Config
 from fabrictune.evaluate import playing, scoreboard, scores
 from fabrictune.log import logger
@@ -97,7 +98,7 @@ def _side(config: Config, name: str, suite: str) -> _Side:
 
 def _command(config: Config, *words: str) -> str:
     """What to type to evaluate another run by this suite. Of what was typed here it shares the folder alone."""
-    place = [] if Path(config.outputs) == Path("outputs") else [f"outputs={config.outputs}"]
+    place = [] if Path(config.outputs) == Path("outputs") else [override("outputs", config.outputs)]
     return shlex.join(["python", "evaluate.py", *words, f"eval={config.eval.suite.value}", *place])
 
 

@@ -181,7 +181,7 @@ def check_export(command: Command) -> None:
     """A variable is one that is read by the code, a config, the Makefile or a program of others, or handed on below."""
     name = command.words[1].partition("=")[0]  # the words behind it are the value's: $(openssl rand -hex 16)
     text = (ROOT / command.place.partition(":")[0]).read_text(encoding="utf-8")
-    make = f"$(origin {name})" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    make = f"$(filter yes no,$({name}))" in (ROOT / "Makefile").read_text(encoding="utf-8")
     known = is_read(name) or make or name in OTHER_VARIABLES or f"_env={name}" in text
     assert known, f"{command.place}: nothing reads {name}"
 
